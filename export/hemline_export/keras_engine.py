@@ -1,0 +1,50 @@
+"""The float Keras model as an engine, so that `verify` has something to compare with."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.engines.base import Engine, FileStructure
+from hemline.facts import TensorSpec
+from hemline_export.backend import keras, tensorflow
+from hemline_export.keras_file import load_keras
+
+
+class KerasEngine(Engine):
+    """A float .keras file in Keras, any batch. Threads are TensorFlow's own affair."""
+
+    name: ClassVar[str] = "keras"
+
+    def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
+        model = load_keras(path)
+        self._call = tensorflow.function(lambda tensor: model(tensor, training=False))
+        self.input, self.output = _spec(model.inputs[0]), _spec(model.outputs[0])
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        output: NDArray[Any] = self._call(np.ascontiguousarray(tensor)).numpy()
+        return output
+
+    def embedded_facts(self) -> bytes | None:
+        return None
+
+    @classmethod
+    def structure(cls, path: Path) -> FileStructure:
+        model = load_keras(path)
+        return FileStructure(
+            input=_spec(model.inputs[0]),
+            output=_spec(model.outputs[0]),
+            operators=Counter(type(layer).__name__ for layer in model.layers),
+            embedded_facts=None,
+        )
+
+    @classmethod
+    def version(cls) -> str:
+        version: str = keras.__version__
+        return version
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    return TensorSpec(name=tensor.name, shape=tuple(tensor.shape), dtype=str(tensor.dtype))

@@ -1,0 +1,37 @@
+"""Hemline's on-device runtime: run an exported model with NumPy and one engine.
+
+import hemline
+
+model = hemline.load("cnn.int8.tflite")
+prediction = model.predict(images)
+"""
+
+from hemline.errors import (
+    ChecksumError,
+    DataError,
+    EngineUnavailableError,
+    ExportError,
+    HemlineError,
+    InputError,
+    ManifestError,
+    ModelFileError,
+    OutputError,
+)
+from hemline.model import Model, Prediction, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChecksumError",
+    "DataError",
+    "EngineUnavailableError",
+    "ExportError",
+    "HemlineError",
+    "InputError",
+    "ManifestError",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "Prediction",
+    "load",
+]

@@ -1,0 +1,262 @@
+"""The command `hemline`: each subcommand is one library call and its output.
+
+Exit status 0: done, and nothing FAILed; 1: it ran, and something FAILed; 2: it could not run.
+Other packages plug in subcommands through the entry-point group `hemline.commands`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeAlias
+
+import hemline
+from hemline import bench, inspection, parity
+from hemline.documents import encode, write_document
+from hemline.errors import HemlineError
+from hemline.paired import Verdict
+from hemline.pictures import read_picture
+from hemline.report import format_table, report
+
+COMMANDS = "hemline.commands"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except HemlineError as error:
+        print(f"hemline: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def show_progress(text: str) -> None:
+    """Shows what is going on, on one line of a terminal; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def end_progress() -> None:
+    """Clears the progress line."""
+    show_progress("")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hemline", description="Export, run, verify and benchmark models for the edge."
+    )
+    parser.add_argument("--version", action="version", version=hemline.__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name, reverse=True):
+        point.load()(commands)
+    _add_verify(commands)
+    _add_bench(commands)
+    _add_predict(commands)
+    _add_inspect(commands)
+    _add_report(commands)
+    return parser
+
+
+# In quotes, since argparse makes it generic for type checkers only.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_verify(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "verify", help="each artifact of a folder against its float model, on test samples"
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="test samples: an .npz file with images and labels, a data set's name, or the "
+        "folder of the model's own data set (default: found as the README says)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write parity.json there")
+    parser.add_argument("--strict", action="store_true", help="exit 1 unless every verdict is PASS")
+    parser.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    result = parity.verify(options.folder, options.data, show_progress)
+    end_progress()
+    if options.json:
+        write_document(options.json, parity.SCHEMA, result)
+    reference = result.float_model
+    print(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
+    measures = [f"{reference.accuracy:.4f}", f"{reference.loss:.4f}", "", "", "", ""]
+    rows = [[reference.file, *measures, reference.verdict]]
+    for artifact in result.artifacts:
+        paired = artifact.paired
+        rows.append(
+            [
+                artifact.file,
+                "" if artifact.accuracy is None else f"{artifact.accuracy:.4f}",
+                "" if artifact.loss is None else f"{artifact.loss:.4f}",
+                "" if artifact.agreement is None else f"{artifact.agreement:.4f}",
+                "" if paired is None else f"{paired.delta_pt:+.2f}",
+                "" if paired is None else f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
+                "" if paired is None else f"−{paired.margin_pt:g}",
+                artifact.verdict,
+            ]
+        )
+    header = (
+        "file",
+        "accuracy",
+        "loss",
+        "agrees",
+        "delta pt",
+        "95 % interval",
+        "margin",
+        "verdict",
+    )
+    print(format_table(header, rows))
+    if reference.verdict == Verdict.FAIL:
+        print(f"{reference.file}: accuracy is below the floor of {reference.floor_accuracy}")
+    for artifact in result.artifacts:
+        if artifact.verdict != Verdict.PASS:
+            print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
+    verdicts = set(result.verdicts())
+    return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
+
+
+def _add_bench(commands: Commands) -> None:
+    parser = commands.add_parser("bench", help="single-image latency on this machine")
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of artifacts, or files"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="per engine (default 1)")
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=bench.ROUNDS,
+        help=f"turns of {bench.CALLS_PER_ROUND} calls per file (default {bench.ROUNDS})",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write bench.json there")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    result = bench.bench(
+        options.paths, threads=options.threads, rounds=options.rounds, progress=show_progress
+    )
+    end_progress()
+    if options.json:
+        write_document(options.json, bench.SCHEMA, result)
+    host = result.host
+    print(
+        f"{host.cpu}, {host.cores} cores, {host.system}; {result.threads} thread(s), "
+        f"{result.rounds * result.calls_per_round:,} calls each after {result.warmup_calls}; "
+        "microseconds; bare is the engine's set, invoke and get"
+    )
+    rows = [
+        [
+            file.file,
+            file.engine,
+            *(f"{ns / 1e3:.1f}" for ns in _percentiles(file.predict or file.bare)),
+            f"{file.bare.median_ns / 1e3:.1f}",
+            "" if file.predict_ratio is None else f"{file.predict_ratio:.2f}",
+            "noisy" if (file.predict or file.bare).noisy else "",
+        ]
+        for file in result.files
+    ]
+    header = ("file", "engine", "p10", "p50", "p90", "p99", "bare p50", "ratio", "spread")
+    print(format_table(header, rows))
+    for file, reason in result.not_run.items():
+        print(f"{file}: not run: {reason}")
+    return 0
+
+
+def _percentiles(latency: bench.Latency) -> tuple[float, ...]:
+    return latency.p10_ns, latency.median_ns, latency.p90_ns, latency.p99_ns
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = commands.add_parser("predict", help="classify image files")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a model file")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image or .npy file")
+    parser.add_argument("--top", type=_positive, default=3, help="classes to show (default 3)")
+    parser.add_argument("--invert", action="store_true", help="swap dark and light")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    model = hemline.load(options.file)
+    shape = model.facts.input.shape if model.facts else ()
+    found = []
+    for path in options.images:
+        prediction = model.predict(read_picture(path, shape, invert=options.invert))
+        found += [(str(path), best) for best in prediction.top(options.top)]
+    if options.json:
+        print(json.dumps([{"image": path, "top": best} for path, best in found], indent=1))
+        return 0
+    for path, best in found:
+        print(f"{path}: {', '.join(f'{label} {probability:.3f}' for label, probability in best)}")
+    return 0
+
+
+def _add_inspect(commands: Commands) -> None:
+    parser = commands.add_parser("inspect", help="what a model file holds")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    result = inspection.inspect(options.file)
+    if options.json:
+        print(encode(inspection.SCHEMA, result).decode(), end="")
+        return 0
+    print(f"{result.file}: {result.size_bytes:,} bytes, runs in {result.engine}")
+    print(f"sha256     {result.sha256}")
+    print(f"manifest   {result.manifest}")
+    for role, tensor in (("input", result.input), ("output", result.output)):
+        grid = tensor.quantization
+        real = f", real = {grid.scale:.9g} · (q − {grid.zero_point})" if grid else ""
+        print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
+    counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
+    print(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
+    if result.facts is None:
+        print("facts      none inside the file")
+        return 0
+    model, artifact = result.facts.model, result.facts.artifact
+    print(
+        f"model      {model.model}, recipe {artifact.recipe}, from {artifact.parent_sha256[:16]}…"
+    )
+    print(f"labels     {', '.join(model.labels)}")
+    pixels = model.input.preprocessing
+    if pixels:
+        print(f"pixels     (pixel − {pixels.mean:g}) / {pixels.std:g}")
+    print(f"made with  {', '.join(f'{k} {v}' for k, v in artifact.toolchain.items())}")
+    return 0
+
+
+def _add_report(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "report", help="one table of folders that were verified and benchmarked"
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    print(report(options.folders))
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number

@@ -1,0 +1,137 @@
+"""The one place where dataclasses become JSON documents and documents become dataclasses.
+
+A document is a JSON object whose `schema` key names its kind and version. Unknown keys,
+missing keys and values of the wrong type are errors, so a document edited by hand fails
+loudly.
+"""
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hemline.errors import ManifestError
+from hemline.files import write_bytes
+
+T = TypeVar("T")
+
+_NUMBER_LIST = re.compile(r"\[\n\s*-?\d[^\[\]{}\":]*\]")
+
+
+def to_json(value: Any) -> Any:
+    """Turns a dataclass, and all that it holds, into what `json.dumps` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(kind: type[T], value: Any, where: str) -> T:
+    """Builds a `kind` from parsed JSON.
+
+    Args:
+        kind: a dataclass.
+        value: the parsed JSON.
+        where: what to call the document in an error.
+
+    Raises:
+        ManifestError: a key is missing or unknown, or a value has the wrong type.
+    """
+    return typing.cast(T, _build(kind, value, where))
+
+
+def encode(schema: str, value: Any) -> bytes:
+    """Returns the document of a dataclass as UTF-8 JSON, ending in a newline."""
+    document = {"schema": schema} | to_json(value)
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+    # Lists of numbers, such as samples, stand on one line each.
+    return (_NUMBER_LIST.sub(_join_lines, text) + "\n").encode()
+
+
+def decode(schema: str, kind: type[T], content: bytes, where: str) -> T:
+    """Reads a document made by `encode`.
+
+    Raises:
+        ManifestError: it is not JSON, not of this schema, or `from_json` refuses it.
+    """
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise ManifestError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        found = document.get("schema") if isinstance(document, dict) else None
+        raise ManifestError(f"{where}: schema is {found!r}, expected {schema!r}")
+    return from_json(kind, {k: v for k, v in document.items() if k != "schema"}, where)
+
+
+def write_document(path: Path, schema: str, value: Any) -> None:
+    """Writes a dataclass as a document, whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    write_bytes(path, encode(schema, value))
+
+
+def read_document(path: Path, schema: str, kind: type[T]) -> T:
+    """Reads a document from a file.
+
+    Raises:
+        ManifestError: there is no such file, or `decode` refuses it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    return decode(schema, kind, content, str(path))
+
+
+def _join_lines(match: re.Match[str]) -> str:
+    return "[" + ", ".join(match.group()[1:-1].replace(",", " ").split()) + "]"
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (kind,) = [argument for argument in arguments if argument is not type(None)]
+        return _build(kind, value, where)
+    if origin is tuple:
+        _require(isinstance(value, list), where, "a list", value)
+        return tuple(_build(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        _require(isinstance(value, dict), where, "an object", value)
+        return {key: _build(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(type(value) is kind, where, kind.__name__, value)
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _require(isinstance(value, dict), where, "an object", value)
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
+    if unknown or missing:
+        raise ManifestError(f"{where}: unknown keys {unknown}, missing keys {missing}")
+    try:
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in names})
+    except ValueError as error:
+        raise ManifestError(f"{where}: {error}") from error
+
+
+def _require(condition: bool, where: str, expected: str, value: Any) -> None:
+    if not condition:
+        raise ManifestError(f"{where}: expected {expected}, got {value!r}")

@@ -1,0 +1,107 @@
+"""Core ML, which runs .mlpackage folders on Apple's machines, its Neural Engine included."""
+
+import sys
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.facts import EMBEDDED_KEY, TensorSpec
+
+
+class CoreMLEngine(Engine):
+    """A Core ML classifier on the CPU and, where Core ML chooses it, the Neural Engine.
+
+    A file's structure can be read on any system; it runs on macOS only. The number of threads
+    is Core ML's own affair.
+    """
+
+    name: ClassVar[str] = "coreml"
+
+    def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
+        if sys.platform != "darwin":
+            raise EngineUnavailableError(
+                f"Core ML runs on macOS only, and this is {sys.platform}: {path.name} cannot run "
+                "here; use the model's .tflite or .onnx file"
+            )
+        self._model: Any = _open(path, load=True)
+        spec = self._model.get_spec()
+        self.input, self.output = _tensors(path, spec)
+        self._labels: tuple[str, ...] = _class_labels(path, spec)
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        by_label = self._model.predict({self.input.name: tensor})[self.output.name]
+        return np.array([[by_label[label] for label in self._labels]], dtype=np.float32)
+
+    def embedded_facts(self) -> bytes | None:
+        return _embedded_facts(self._model)
+
+    @classmethod
+    def structure(cls, path: Path) -> FileStructure:
+        model = _open(path, load=False)
+        spec = model.get_spec()
+        tensors = _tensors(path, spec)
+        return FileStructure(
+            input=tensors[0],
+            output=tensors[1],
+            operators=Counter(op.type for op in _operations(spec) if op.type != "const"),
+            embedded_facts=_embedded_facts(model),
+        )
+
+    @classmethod
+    def version(cls) -> str:
+        return version("coremltools")
+
+
+def _open(path: Path, *, load: bool) -> Any:
+    try:
+        import coremltools
+    except ImportError as error:
+        raise EngineUnavailableError(
+            f"{path.name} needs coremltools, which is not installed: pip install coremltools"
+        ) from error
+    try:
+        return coremltools.models.MLModel(
+            str(path),
+            compute_units=coremltools.ComputeUnit.CPU_AND_NE,
+            skip_model_load=not load,
+        )
+    # coremltools passes on Core ML's and protobuf's failures as exceptions of many kinds.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFileError(f"{path} is no valid Core ML package: {reason}") from error
+
+
+def _tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
+    feature = require_one(path, "input", list(spec.description.input))
+    array = feature.type.multiArrayType
+    kind = type(array).ArrayDataType.Name(array.dataType).lower()
+    probabilities = spec.description.predictedProbabilitiesName
+    return (
+        TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=kind),
+        TensorSpec(name=probabilities, shape=(1, len(_class_labels(path, spec))), dtype="float32"),
+    )
+
+
+def _class_labels(path: Path, spec: Any) -> tuple[str, ...]:
+    """Returns a classifier's labels in the order of its output tensor."""
+    for operation in _operations(spec):
+        if operation.type == "classify":
+            classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
+            return tuple(value.immediateValue.tensor.strings.values[0] for value in classes)
+    raise ModelFileError(f"{path} is no Core ML classifier: it has no `classify` operation")
+
+
+def _operations(spec: Any) -> list[Any]:
+    main = spec.mlProgram.functions["main"]
+    return list(main.block_specializations[main.opset].operations)
+
+
+def _embedded_facts(model: Any) -> bytes | None:
+    text = model.user_defined_metadata.get(EMBEDDED_KEY)
+    return None if text is None else text.encode()

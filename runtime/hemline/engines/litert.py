@@ -1,0 +1,116 @@
+"""LiteRT, which runs .tflite files on phones, boards and desktops."""
+
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError as error:
+    raise EngineUnavailableError(
+        "running .tflite files needs LiteRT, which is not installed: pip install 'hemline[litert]'"
+    ) from error
+
+
+class LiteRTEngine(Engine):
+    """A .tflite file in LiteRT's interpreter, with its default XNNPACK kernels."""
+
+    name: ClassVar[str] = "litert"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._content = path.read_bytes()
+        try:
+            self._interpreter = Interpreter(model_content=self._content, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(f"LiteRT refuses {path}: {_first_line(error)}") from error
+        inputs, outputs = (
+            require_one(path, "input", self._interpreter.get_input_details()),
+            require_one(path, "output", self._interpreter.get_output_details()),
+        )
+        signatures = list(self._interpreter.get_signature_list().values())
+        names = (
+            (signatures[0]["inputs"][0], signatures[0]["outputs"][0])
+            if signatures
+            else (inputs["name"], outputs["name"])
+        )
+        self.input, self.output = _spec(names[0], inputs), _spec(names[1], outputs)
+        self._input_index, self._output_index = inputs["index"], outputs["index"]
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._input_index, tensor)
+        interpreter.invoke()
+        output: NDArray[Any] = interpreter.get_tensor(self._output_index)
+        return output
+
+    def embedded_facts(self) -> bytes | None:
+        model = _parse(self._content)
+        for position in range(model.MetadataLength()):
+            entry = model.Metadata(position)
+            if entry.Name() == EMBEDDED_KEY.encode():
+                return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
+        return None
+
+    @classmethod
+    def structure(cls, path: Path) -> FileStructure:
+        engine = cls(path, threads=1)
+        return FileStructure(
+            input=engine.input,
+            output=engine.output,
+            operators=_count_operators(_parse(engine._content)),
+            embedded_facts=engine.embedded_facts(),
+        )
+
+    @classmethod
+    def version(cls) -> str:
+        return version("ai-edge-litert")
+
+
+def _parse(content: bytes) -> Any:
+    # Generated from TFLite's schema and large: imported only by what reads the file's structure.
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.Model.GetRootAs(content, 0)
+
+
+def _count_operators(model: Any) -> Mapping[str, int]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    # Codes below 127 stand in the older one-byte field; the larger of the two is right.
+    builtin = [max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in codes]
+    graphs = [model.Subgraphs(g) for g in range(model.SubgraphsLength())]
+    return Counter(
+        names[builtin[graph.Operators(i).OpcodeIndex()]]
+        for graph in graphs
+        for i in range(graph.OperatorsLength())
+    )
+
+
+def _spec(name: str, details: dict[str, Any]) -> TensorSpec:
+    grid = details["quantization_parameters"]
+    return TensorSpec(
+        name=name,
+        shape=tuple(int(size) for size in details["shape"]),
+        dtype=np.dtype(details["dtype"]).name,
+        quantization=QuantParams(
+            scale=float(grid["scales"][0]), zero_point=int(grid["zero_points"][0])
+        )
+        if len(grid["scales"]) == 1
+        else None,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

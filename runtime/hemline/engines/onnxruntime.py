@@ -1,0 +1,88 @@
+"""ONNX Runtime, which runs .onnx files."""
+
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.facts import EMBEDDED_KEY, TensorSpec
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise EngineUnavailableError(
+        "running .onnx files needs ONNX Runtime, which is not installed: "
+        "pip install 'hemline[onnx]'"
+    ) from error
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
+
+
+class ONNXRuntimeEngine(Engine):
+    """An .onnx file in an ONNX Runtime session on the CPU."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        # ONNX Runtime's exceptions share no base class below Exception.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelFileError(f"ONNX Runtime refuses {path}: {reason}") from error
+        self.input = _spec(path, require_one(path, "input", self._session.get_inputs()))
+        self.output = _spec(path, require_one(path, "output", self._session.get_outputs()))
+        self._outputs = [self.output.name]
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        output: NDArray[Any] = self._session.run(self._outputs, {self.input.name: tensor})[0]
+        return output
+
+    def embedded_facts(self) -> bytes | None:
+        text = self._session.get_modelmeta().custom_metadata_map.get(EMBEDDED_KEY)
+        return None if text is None else text.encode()
+
+    @classmethod
+    def structure(cls, path: Path) -> FileStructure:
+        try:
+            import onnx
+        except ImportError as error:
+            raise EngineUnavailableError(
+                "reading an .onnx file's operators needs onnx: pip install onnx"
+            ) from error
+        engine = cls(path, threads=1)
+        return FileStructure(
+            input=engine.input,
+            output=engine.output,
+            operators=Counter(node.op_type for node in onnx.load(path).graph.node),
+            embedded_facts=engine.embedded_facts(),
+        )
+
+    @classmethod
+    def version(cls) -> str:
+        return version("onnxruntime")
+
+
+def _spec(path: Path, value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise ModelFileError(f"{path}: {value.name} is {value.type}, expected {sorted(_DTYPES)}")
+    return TensorSpec(
+        name=value.name,
+        shape=tuple(size if isinstance(size, int) else None for size in value.shape),
+        dtype=_DTYPES[value.type],
+    )

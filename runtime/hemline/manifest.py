@@ -1,0 +1,97 @@
+"""manifest.json: what a folder of artifacts holds, and the check that it still holds it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hemline.documents import read_document, write_document
+from hemline.errors import ChecksumError, ManifestError, ModelFileError
+from hemline.facts import ArtifactFacts, CalibrationFacts, ModelFacts
+from hemline.files import sha256
+
+SCHEMA = "hemline.manifest/1"
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatModel:
+    """The float Keras file that all artifacts of a folder come from."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    parameters: int
+
+    def __post_init__(self) -> None:
+        _require_plain_name(self.file)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One exported file and how it was made."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    facts: ArtifactFacts
+
+    def __post_init__(self) -> None:
+        _require_plain_name(self.file)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A folder of artifacts made from one float model."""
+
+    model: ModelFacts
+    float_model: FloatModel
+    calibration: CalibrationFacts | None
+    artifacts: tuple[Artifact, ...]
+
+    def sha256_by_file(self) -> dict[str, str]:
+        """Returns the recorded SHA-256 of the float model's file and of each artifact's."""
+        return {self.float_model.file: self.float_model.sha256} | {
+            artifact.file: artifact.sha256 for artifact in self.artifacts
+        }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads a folder's manifest.
+
+    Raises:
+        ManifestError: there is none, or it is not valid.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ManifestError(f"{folder} has no {FILE_NAME}; `hemline export` makes one")
+    return read_document(path, SCHEMA, Manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes a folder's manifest, whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_document(folder / FILE_NAME, SCHEMA, manifest)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises unless a file or package is byte for byte the one that a manifest records.
+
+    Raises:
+        ModelFileError: there is no such file.
+        ChecksumError: its content differs.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path} is named in its manifest, but is not there; export again")
+    found = sha256(path)
+    if found != expected:
+        raise ChecksumError(
+            f"{path} has SHA-256 {found[:16]}…, its manifest says {expected[:16]}…; "
+            "the file was changed after the export: restore it, or export again"
+        )
+
+
+def _require_plain_name(file: str) -> None:
+    if not file or Path(file).name != file or file in (".", "..") or "\\" in file:
+        raise ValueError(f"an artifact must be a plain file name in the folder, got {file!r}")

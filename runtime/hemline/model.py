@@ -1,0 +1,169 @@
+"""A model file, loaded: images in, class probabilities out."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.documents import decode
+from hemline.engines import Engine, engine_for
+from hemline.errors import InputError, ModelFileError
+from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts
+from hemline.manifest import FILE_NAME, check_sha256, read_manifest
+from hemline.tensors import ImageReader, OutputReader
+
+# Engines without a fixed batch get this many images at a time, to bound memory.
+_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What a classifier says of n images.
+
+    Attributes:
+        probabilities: float32 (n, classes).
+        class_names: a name for each class.
+    """
+
+    probabilities: NDArray[np.float32]
+    class_names: tuple[str, ...]
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """The most probable class of each image, int64 (n,)."""
+        best: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return best
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of the most probable class of each image."""
+        return [self.class_names[i] for i in self.indices]
+
+    def top(self, k: int) -> list[list[tuple[str, float]]]:
+        """Returns the k most probable classes of each image, with their probabilities."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.class_names[i], float(row[i])) for i in best]
+            for row, best in zip(self.probabilities, order, strict=True)
+        ]
+
+
+class Model:
+    """A model file opened by its engine. Made by `load`.
+
+    One call runs at a time: several threads may share a Model, but gain no speed by it.
+
+    Attributes:
+        path: the file.
+        engine: what runs it.
+        facts: labels, preprocessing and more, or None for a file that Hemline did not make.
+    """
+
+    def __init__(self, path: Path, engine: Engine, facts: ModelFacts | None) -> None:
+        self.path = path
+        self.engine = engine
+        self.facts = facts
+        self._lock = threading.Lock()
+        if facts is not None:
+            self._images = ImageReader(facts.input, engine.input)
+            self._outputs = OutputReader(engine.output, len(facts.labels))
+
+    def predict(self, images: NDArray[Any]) -> Prediction:
+        """Classifies one image or a batch.
+
+        Args:
+            images: uint8 pixels, or float32 values in the model's input range; of the model's
+                image shape for one image, with n in front for a batch. A last axis of size 1
+                may be left out.
+
+        Raises:
+            InputError: wrong shape, dtype or values (NaN included), or the file carries no
+                facts, so its labels and preprocessing are not known: `run` takes raw tensors.
+        """
+        facts, batch = self._require_facts(), self._images.batch(images)
+        if len(batch) == 1:
+            probabilities = self._outputs.read(self.run(self._images.tensor(batch)))
+        else:
+            step = _CHUNK if self.engine.input.shape[0] is None else 1
+            probabilities = np.empty((len(batch), len(facts.labels)), np.float32)
+            for start in range(0, len(batch), step):
+                tensor = self._images.tensor(batch[start : start + step])
+                probabilities[start : start + step] = self._outputs.read(self.run(tensor))
+        return Prediction(probabilities=probabilities, class_names=facts.labels)
+
+    def tensor(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Returns the tensor that `predict` would give the engine for one image or a batch.
+
+        Raises:
+            InputError: as `predict`.
+        """
+        self._require_facts()
+        return self._images.tensor(self._images.batch(images))
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """Runs the engine once on a tensor of exactly the file's own input shape and dtype."""
+        with self._lock:
+            return self.engine.run(tensor)
+
+    def _require_facts(self) -> ModelFacts:
+        if self.facts is None:
+            raise InputError(
+                f"{self.path.name} has no Hemline facts, so its preprocessing is not known: "
+                "use run() with a tensor, or export the model with Hemline"
+            )
+        return self.facts
+
+
+def load(path: str | Path, threads: int = 1) -> Model:
+    """Opens a model file.
+
+    A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
+    one. Without a manifest, the facts inside the file are used.
+
+    Args:
+        path: a .tflite or .onnx file, or an .mlpackage folder (macOS only).
+        threads: how many threads the engine may use, at least 1.
+
+    Raises:
+        ModelFileError: there is no such file, or its engine refuses it.
+        ChecksumError: it is not the file that its manifest records.
+        ManifestError: its manifest or the facts inside it are not valid.
+        EngineUnavailableError: its engine is not installed or not for this system.
+    """
+    path = Path(path)
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    if not path.exists():
+        raise ModelFileError(f"there is no model file {path}")
+    engine_class = engine_for(path)
+    facts = _facts_from_manifest(path)
+    engine = engine_class(path, threads)
+    if facts is None:
+        embedded = embedded_facts(path, engine.embedded_facts())
+        facts = embedded.model if embedded else None
+    return Model(path, engine, facts)
+
+
+def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
+    """Parses the facts document found inside a file.
+
+    Raises:
+        ManifestError: it is not valid.
+    """
+    if content is None:
+        return None
+    return decode(EMBEDDED_SCHEMA, EmbeddedFacts, content, f"facts inside {path}")
+
+
+def _facts_from_manifest(path: Path) -> ModelFacts | None:
+    if not (path.parent / FILE_NAME).is_file():
+        return None
+    manifest = read_manifest(path.parent)
+    recorded = manifest.sha256_by_file().get(path.name)
+    if recorded is None:
+        return None
+    check_sha256(path, recorded)
+    return manifest.model

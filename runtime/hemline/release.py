@@ -1,0 +1,93 @@
+"""`make release`: promotes a build whose verdicts all pass to the released artifacts.
+
+`python -m hemline.release BUILD RELEASED` takes every model folder below BUILD.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from hemline import bench, parity
+from hemline.documents import read_document
+from hemline.errors import HemlineError, ManifestError
+from hemline.files import replacing
+from hemline.manifest import FILE_NAME, check_sha256, read_manifest
+from hemline.paired import Verdict
+from hemline.report import read_parity
+
+_DOCUMENTS = (
+    FILE_NAME,
+    "training.json",
+    parity.FILE_NAME,
+    parity.FLOAT_PREDICTIONS,
+    bench.FILE_NAME,
+)
+
+
+def release(build: Path, released: Path) -> list[Path]:
+    """Copies each model folder of a build to the same place below `released`, whole or not at all.
+
+    An artifact whose engine does not run on this machine (NOT_RUN) is released as such: its
+    parity.json says so.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        ManifestError: there is nothing to release, a document is missing, the float model has
+            no floor to be held to (only a full build on the real data has one), or a verdict is
+            FAIL or INCONCLUSIVE.
+        ChecksumError: a file is not the one that was verified.
+    """
+    folders = sorted(path.parent for path in build.glob(f"*/{FILE_NAME}"))
+    if not folders:
+        raise ManifestError(f"{build} holds no model folders; run `make all` first")
+    for folder in folders:
+        _require_releasable(folder)
+    for folder in folders:
+        manifest = read_manifest(folder)
+        names = [*manifest.sha256_by_file(), *_DOCUMENTS]
+        with replacing(released / folder.name) as temporary:
+            temporary.mkdir()
+            for name in names:
+                source = folder / name
+                copy = shutil.copytree if source.is_dir() else shutil.copyfile
+                copy(source, temporary / name)
+    return [released / folder.name for folder in folders]
+
+
+def _require_releasable(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    for file, digest in manifest.sha256_by_file().items():
+        check_sha256(folder / file, digest)
+    for name in _DOCUMENTS:
+        if not (folder / name).is_file():
+            raise ManifestError(f"{folder} has no {name}; run `make all` first")
+    result = read_parity(folder, manifest)
+    read_document(folder / bench.FILE_NAME, bench.SCHEMA, bench.BenchReport)
+    if result.float_model.floor_accuracy is None:
+        raise ManifestError(
+            f"{folder} sets no floor for its float model: only a full build on the real data is "
+            "released"
+        )
+    bad = set(result.verdicts()) - {Verdict.PASS, Verdict.NOT_RUN}
+    if bad:
+        raise ManifestError(f"{folder} is not released, its verdicts include {sorted(bad)}")
+
+
+def _main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print("usage: python -m hemline.release BUILD RELEASED", file=sys.stderr)
+        return 2
+    try:
+        folders = release(Path(arguments[0]), Path(arguments[1]))
+    except HemlineError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 2
+    for folder in folders:
+        print(f"released {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Labelled samples to verify or calibrate with, from an .npz file or a data set plug-in."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.errors import DataError
+from hemline.facts import DatasetRef
+
+Split = Literal["train", "validation", "test"]
+ENTRY_POINTS = "hemline.datasets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """Labelled samples.
+
+    Attributes:
+        images: (n, *sample shape); uint8 pixels, or float32 values ready for the model.
+        labels: int64 (n,), the class of each.
+        indices: int64 (n,), where each stood in the file it came from.
+        source: the data set's name, or the file's.
+        split: `train`, `validation` or `test`; `file` for an .npz file.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    source: str
+    split: str
+
+    def __post_init__(self) -> None:
+        if self.images.dtype not in (np.uint8, np.float32):
+            raise DataError(
+                f"{self.source}: images are {self.images.dtype}, expected uint8 or float32"
+            )
+        if len(self.images) == 0 or len(self.images) != len(self.labels):
+            raise DataError(
+                f"{self.source}: {len(self.images)} images and {len(self.labels)} labels; "
+                "expected as many of each, and at least one"
+            )
+        if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
+            first = int(np.flatnonzero(~np.isfinite(self.images).reshape(len(self), -1).all(1))[0])
+            raise DataError(f"{self.source}: image {first} holds NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, positions: NDArray[np.int64]) -> "Samples":
+        """Returns the samples at these positions, in this order."""
+        return Samples(
+            images=self.images[positions],
+            labels=self.labels[positions],
+            indices=self.indices[positions],
+            source=self.source,
+            split=self.split,
+        )
+
+    def sha256(self) -> str:
+        """Returns one hash of all images and labels, in their order."""
+        digest = hashlib.sha256(f"{self.images.dtype}{self.images.shape}".encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").data)
+        return digest.hexdigest()
+
+    def sample_sha256(self) -> tuple[str, ...]:
+        """Returns the first 16 hex digits of each image's own SHA-256."""
+        return tuple(
+            hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16]
+            for image in self.images
+        )
+
+
+def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) -> Samples:
+    """Finds the samples that a command was asked to use.
+
+    Args:
+        data: an .npz file with `images` and `labels`; a folder with the data set's own files;
+            the name of a data set; or None for the data set that the model was made from.
+        dataset: that data set, if the model's facts name one.
+        split: which part of a data set; an .npz file is taken whole.
+
+    Raises:
+        DataError: there are no such samples.
+    """
+    if data is not None and data.endswith(".npz"):
+        return _read_npz(Path(data))
+    loaders = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    seed = dataset.split_seed if dataset else 0
+    if data in loaders:
+        name, folder = data, None
+    elif dataset is not None and dataset.name in loaders and (data is None or Path(data).is_dir()):
+        name, folder = dataset.name, Path(data) if data is not None else None
+    else:
+        known = ", ".join(sorted(loaders)) or "none installed"
+        raise DataError(
+            f"no samples found for {data or (dataset.name if dataset else 'this model')!r}: give "
+            f"--data an .npz file with `images` and `labels`, a data set's name ({known}), "
+            "or the folder of the model's own data set"
+        )
+    load: Callable[..., Samples] = loaders[name].load()
+    return load(split=split, folder=folder, split_seed=seed)
+
+
+def _read_npz(path: Path) -> Samples:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} must be an .npz file with `images` and `labels`: {error}"
+        ) from error
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{path}: labels are {labels.dtype} {labels.shape}, expected integers of shape (n,)"
+        )
+    return Samples(
+        images=images,
+        labels=labels.astype(np.int64),
+        indices=np.arange(len(labels), dtype=np.int64),
+        source=path.name,
+        split="file",
+    )

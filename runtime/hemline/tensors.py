@@ -1,0 +1,171 @@
+"""From a user's images to an engine's input tensor, and from its output to probabilities.
+
+Both ends of a quantized file are tables: a uint8 pixel has 256 values and an int8 output has
+256, so each is worked out once, and a call only looks them up.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.errors import InputError, ModelFileError
+from hemline.facts import InputFacts, QuantParams, TensorSpec
+
+# Values computed by another route may miss the range by rounding, not by more than this share.
+_RANGE_SLACK = 1e-3
+
+
+class Quantizer:
+    """Puts real values on an integer grid: round(value / scale) + zero point, ties to even.
+
+    Args:
+        grid: the tensor's scale and zero point.
+        dtype: NumPy's name of the integer type.
+        low: the least value that will come.
+        high: the greatest. If the grid holds both ends, the values are not saturated one by one.
+    """
+
+    def __init__(self, grid: QuantParams, dtype: str, low: float, high: float) -> None:
+        self._scale, self._zero = np.float32(grid.scale), np.float32(grid.zero_point)
+        self._dtype = np.dtype(dtype)
+        limits = np.iinfo(dtype)
+        self._least, self._greatest = np.float32(limits.min), np.float32(limits.max)
+        ends = self._round(np.array([low, high], np.float32))
+        self._saturates = bool((ends < self._least).any() or (ends > self._greatest).any())
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Returns the integers of float32 values, in the same shape."""
+        integers = self._round(values)
+        if self._saturates:
+            np.clip(integers, self._least, self._greatest, out=integers)
+        return integers.astype(self._dtype)
+
+    def _round(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        integers = values / self._scale
+        np.rint(integers, integers)
+        integers += self._zero
+        return integers
+
+
+def dequantize(integers: NDArray[Any], grid: QuantParams) -> NDArray[np.float32]:
+    """Returns the real values of integers on a grid, float32: scale · (integer − zero point)."""
+    return (integers.astype(np.float32) - np.float32(grid.zero_point)) * np.float32(grid.scale)
+
+
+class ImageReader:
+    """Turns a user's images into one engine's input tensors.
+
+    Args:
+        facts: what the float model takes.
+        tensor: the input of the file at hand.
+
+    Raises:
+        ModelFileError: the file's input is not the one that its facts describe.
+    """
+
+    def __init__(self, facts: InputFacts, tensor: TensorSpec) -> None:
+        if tensor.shape[1:] != facts.shape:
+            raise ModelFileError(
+                f"the file's input {tensor.name} is {tensor.shape}, its facts say {facts.shape}"
+            )
+        self._facts, self._tensor = facts, tensor
+        slack = _RANGE_SLACK * (facts.maximum - facts.minimum)
+        self._low, self._high = facts.minimum - slack, facts.maximum + slack
+        grid = tensor.quantization
+        self._quantize = (
+            None if grid is None else Quantizer(grid, tensor.dtype, self._low, self._high)
+        )
+        self._pixel_table = (
+            None if facts.preprocessing is None else self._convert(facts.preprocessing.table())
+        )
+
+    def batch(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Returns images as (n, *image shape), whatever of n and a last 1 was left out.
+
+        Raises:
+            InputError: the shape or dtype is not one that the model takes.
+        """
+        shape = self._facts.shape
+        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+            found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+            raise InputError(
+                f"images are {found}; expected a NumPy array of uint8 pixels, or of float32 "
+                f"values from {self._facts.minimum:g} to {self._facts.maximum:g}"
+            )
+        short = shape[:-1] if shape[-1] == 1 else shape
+        if images.shape in (shape, short):
+            return images.reshape(1, *shape)
+        if images.shape[1:] in (shape, short) and len(images) > 0:
+            return images.reshape(-1, *shape)
+        raise InputError(
+            f"images have shape {images.shape}; expected {shape} for one image, "
+            f"or (n, {', '.join(map(str, shape))}) for n of them"
+        )
+
+    def tensor(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Returns the engine's input for a batch: preprocessed and, where it is int8, quantized.
+
+        Args:
+            batch: as `batch` returns it.
+
+        Raises:
+            InputError: float values outside the input range, NaN among them; or uint8 pixels
+                for a model whose preprocessing is not known.
+        """
+        if batch.dtype == np.uint8:
+            if self._pixel_table is None:
+                raise InputError(
+                    "this model's preprocessing is not known, so it takes no uint8 pixels; "
+                    f"give float32 from {self._facts.minimum:g} to {self._facts.maximum:g}"
+                )
+            return self._pixel_table.take(batch)
+        # One comparison finds NaN as well: it makes both ends NaN, and those compare false.
+        low, high = batch.min(), batch.max()
+        if not (low >= self._low and high <= self._high):
+            raise InputError(
+                f"float32 images hold values from {low:g} to {high:g}; expected "
+                f"{self._facts.minimum:g} to {self._facts.maximum:g} and no NaN "
+                "(raw pixels are taken as uint8)"
+            )
+        return self._convert(batch)
+
+    def _convert(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        if self._quantize is not None:
+            return self._quantize(values)
+        return np.ascontiguousarray(values, self._tensor.dtype)
+
+
+class OutputReader:
+    """Turns one engine's output tensors into probabilities.
+
+    Args:
+        tensor: the output of the file at hand.
+        classes: how many classes its facts name.
+
+    Raises:
+        ModelFileError: the file's output is not the one that its facts describe.
+    """
+
+    def __init__(self, tensor: TensorSpec, classes: int) -> None:
+        if tensor.shape[1:] != (classes,):
+            raise ModelFileError(
+                f"the file's output {tensor.name} is {tensor.shape}, its facts name {classes} "
+                "classes"
+            )
+        grid = tensor.quantization
+        self._grid = grid
+        # Indexed by the integer's bits, read as unsigned: −1 stands at 255.
+        self._table = (
+            dequantize(np.arange(256, dtype=np.uint8).view(np.int8), grid)
+            if grid is not None and tensor.dtype == "int8"
+            else None
+        )
+
+    def read(self, output: NDArray[Any]) -> NDArray[np.float32]:
+        """Returns float32 (n, classes)."""
+        if self._table is not None:
+            return self._table.take(output.view(np.uint8))
+        if self._grid is not None:
+            return dequantize(output, self._grid)
+        return output.astype(np.float32, copy=False)
