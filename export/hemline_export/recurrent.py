@@ -34,12 +34,20 @@ def restore_gru_loop(model: Any) -> Any:
     return _replace_gru(model, LoopGRU)
 
 
+# Those for which gate(−x) = 1 − gate(x).
+_SYMMETRIC_GATES = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+
+
 class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
     """A GRU layer as straight-line code.
 
     The products of the input with its kernels do not depend on the state, so they are taken for
     all time steps at once, ahead of the recurrence. The update and reset gates share one
     product, one addition and one sigmoid. Their recurrent bias joins the input bias.
+
+    What the update gate lets in, 1 − update, is computed as the sigmoid of the negated sum. On
+    TFLite's int8 grid a sigmoid reaches 0 exactly, but 1 only to 1/256: a gate that says "keep
+    the state" then keeps it, where the textbook form would leak 0.4 % of it at each step.
 
     Equations: Cho et al., arXiv:1406.1078, and the `reset_after` form of cuDNN.
 
@@ -50,10 +58,15 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
         _require_supported(layer)
+        if layer.recurrent_activation not in _SYMMETRIC_GATES:
+            raise ExportError(
+                f"layer {layer.name}: gates by {layer.recurrent_activation.__name__} cannot be "
+                "unrolled; known: sigmoid, hard_sigmoid"
+            )
         self._units, self._reset_after = layer.units, layer.reset_after
         self._return_sequences, self._backwards = layer.return_sequences, layer.go_backwards
         self._activation, self._gate = layer.activation, layer.recurrent_activation
-        kernel, recurrent, *bias = [np.asarray(weight) for weight in layer.get_weights()]
+        kernel, recurrent, *bias = [np.array(weight) for weight in layer.get_weights()]
         gates = 2 * layer.units
         self._kernels = kernel[:, :gates], kernel[:, gates:]
         self._recurrent = recurrent[:, :gates], recurrent[:, gates:]
@@ -62,6 +75,9 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
         if bias:
             rows[: bias[0].ndim] = bias[0]
         self._gate_bias = rows[:, :gates].sum(axis=0)
+        # The update gate comes first in Keras's order.
+        for weights in (self._kernels[0], self._recurrent[0], self._gate_bias):
+            weights[..., : layer.units] *= -1
         self._candidate_bias, self._recurrent_bias = rows[0, gates:], rows[1, gates:]
 
     def call(self, sequence: Any) -> Any:
@@ -77,14 +93,14 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
         states = []
         for gate_input, value in zip(gate_inputs, inputs, strict=True):
             gates = self._gate(gate_input + state @ self._recurrent[0])
-            update, reset = tf.split(gates, 2, axis=-1)
+            admit, reset = tf.split(gates, 2, axis=-1)
             if self._reset_after:
                 recalled = reset * (state @ self._recurrent[1] + self._recurrent_bias)
             else:
                 recalled = (reset * state) @ self._recurrent[1]
             candidate = self._activation(value + recalled)
             # The same as update · state + (1 − update) · candidate, with one product less.
-            state = candidate + update * (state - candidate)
+            state = state + admit * (candidate - state)
             states.append(state)
         return tf.stack(states, axis=1) if self._return_sequences else state
 

@@ -59,8 +59,15 @@ def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) ->
 
 
 def embed_facts(content: bytes, facts: bytes) -> bytes:
-    """Returns a .tflite file with a facts document in its metadata."""
+    """Returns a .tflite file with a facts document in its metadata.
+
+    A tensor fused of several keeps the name of the first only: the converter strings them all
+    together, which in an unrolled GRU is a fifth of the file.
+    """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.name = tensor.name.split(b";")[0]
     # The generated packer aligns constants to one byte; kernels that read them in place, as on
     # a microcontroller, need what the schema asks for.
     model.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
