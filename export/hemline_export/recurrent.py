@@ -57,6 +57,7 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
+        self.supports_masking = True
         _require_supported(layer)
         if layer.recurrent_activation not in _SYMMETRIC_GATES:
             raise ExportError(
@@ -80,8 +81,9 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
             weights[..., : layer.units] *= -1
         self._candidate_bias, self._recurrent_bias = rows[0, gates:], rows[1, gates:]
 
-    def call(self, sequence: Any) -> Any:
+    def call(self, sequence: Any, mask: Any = None) -> Any:
         """Maps (batch, time, features) to (batch, units), or (batch, time, units)."""
+        _require_no_mask(self.name, mask)
         if sequence.shape[1] is None:
             raise ExportError(f"layer {self.name}: its sequence has no fixed length to unroll")
         gate_inputs = tf.unstack(sequence @ self._kernels[0] + self._gate_bias, axis=1)
@@ -119,23 +121,26 @@ class LoopGRU(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
+        self.supports_masking = True
         _require_supported(layer)
         twin = tf_keras.layers.GRU(
             layer.units,
-            activation=keras.activations.serialize(layer.activation),
-            recurrent_activation=keras.activations.serialize(layer.recurrent_activation),
+            activation=_twin_activation(layer.activation),
+            recurrent_activation=_twin_activation(layer.recurrent_activation),
             use_bias=layer.use_bias,
             reset_after=layer.reset_after,
             return_sequences=layer.return_sequences,
             go_backwards=layer.go_backwards,
         )
-        twin.build(layer.input.shape)
-        twin.set_weights(layer.get_weights())
+        weights = layer.get_weights()
+        twin.build((None, None, len(weights[0])))
+        twin.set_weights(weights)
         # In a list, Keras 3 does not try to track the layer of another Keras.
         self._twin, self._shape = [twin], layer.compute_output_shape
 
-    def call(self, sequence: Any) -> Any:
+    def call(self, sequence: Any, mask: Any = None) -> Any:
         """Maps (batch, time, features) to (batch, units), or (batch, time, units)."""
+        _require_no_mask(self.name, mask)
         return self._twin[0](sequence)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
@@ -170,4 +175,19 @@ def _require_supported(layer: Any) -> None:
         raise ExportError(
             f"layer {layer.name} keeps or returns its state; an exported model has one input, one "
             "output and no memory: set stateful and return_state to False"
+        )
+
+
+def _twin_activation(function: Any) -> Any:
+    # tf2onnx knows the loop by tf_keras's own functions; by some names, `hard_sigmoid` for one,
+    # tf_keras means another function than Keras 3.
+    alike = {"sigmoid", "tanh", "relu", "linear"}
+    return function.__name__ if function.__name__ in alike else function
+
+
+def _require_no_mask(name: str, mask: Any) -> None:
+    if mask is not None:
+        raise ExportError(
+            f"layer {name} takes a mask, which an exported model of one input has not: leave out "
+            "Masking and mask_zero"
         )

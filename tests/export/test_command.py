@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from hemline.cli import main
+from hemline.manifest import read_manifest
+
+
+def test_a_model_is_exported_from_the_command_line(
+    separable_keras: Path, garments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
+    out = tmp_path / "out"
+    options = (
+        f"--calibration {garments / 'train.npz'} --recipes int8 --calibration-count 20 "
+        "--calibration-seed 3 --input-mean 0 --input-std 255 --floor 0.5 "
+        f"--labels {tmp_path / 'labels.txt'} --out {out}"
+    )
+    status = main(["export", str(separable_keras), *options.split()])
+    assert status == 0
+    manifest = read_manifest(out)
+    assert manifest.model.labels == tuple("abcdefghij")
+    assert manifest.model.floor_accuracy == 0.5
+    assert manifest.calibration is not None
+    assert (manifest.calibration.count, manifest.calibration.seed) == (20, 3)
+    size = manifest.artifacts[0].size_bytes
+    assert capsys.readouterr().out == f"{out / 'separable.int8.tflite'}: {size:,} bytes\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipes", "int3"], "unknown recipes ['int3']"),
+        (["--input-mean", "0"], "--input-mean and --input-std go together"),
+        (["--input-mean", "0", "--input-std", "0"], "a std above 0"),
+        (["--labels", "gone.txt"], "cannot read labels from gone.txt"),
+        (["--calibration", "gone.npz"], "cannot read gone.npz"),
+        (["--calibration", "nothing"], "no samples found for 'nothing'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    separable_keras: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = main(["export", str(separable_keras), "--out", str(tmp_path / "out"), *arguments])
+    output = capsys.readouterr()
+    assert status == 2
+    assert output.out == ""
+    assert output.err.startswith("hemline: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1

@@ -1,0 +1,212 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hemline.documents import decode, encode, from_json, to_json
+from hemline.engines import engine_for
+from hemline.errors import DataError, ExportError, ManifestError, ModelFileError, OutputError
+from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Preprocessing
+from hemline.files import sha256
+from hemline.manifest import read_manifest
+from hemline_export.backend import keras
+from hemline_export.export import Described, export
+from hemline_export.recipes import select_recipes
+
+layers = keras.layers
+PIXELS = Preprocessing(mean=0.0, std=255.0)
+
+
+@pytest.fixture
+def pixels(tmp_path: Path) -> str:
+    random = np.random.default_rng(0)
+    path = tmp_path / "pixels.npz"
+    np.savez(path, images=random.integers(0, 256, (30, 8, 8), np.uint8), labels=np.arange(30) % 3)
+    return str(path)
+
+
+@pytest.fixture
+def classifier(save: Any) -> Path:
+    path: Path = save(layers.Flatten(), layers.Dense(3, activation="softmax"), name="tiny.float")
+    return path
+
+
+def export_int8(keras_file: Path, calibration: str, out: Path, **settings: Any) -> Any:
+    settings = {"described": Described(preprocessing=PIXELS), "calibration_count": 30} | settings
+    return export(keras_file, calibration, out, recipes=select_recipes("int8"), **settings)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_the_manifest_names_what_is_there(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert [artifact.file for artifact in manifest.artifacts] == [
+        "separable.float32.tflite",
+        "separable.int8.tflite",
+        "separable.float32.onnx",
+        "separable.float16.mlpackage",
+    ]
+    for file, digest in manifest.sha256_by_file().items():
+        assert sha256(exported / file) == digest
+    assert names(exported) == sorted([*manifest.sha256_by_file(), "manifest.json"])
+
+
+def test_the_same_facts_ride_in_every_file(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    for artifact in manifest.artifacts:
+        path = exported / artifact.file
+        content = engine_for(path).structure(path).embedded_facts
+        assert content is not None
+        embedded = decode(EMBEDDED_SCHEMA, EmbeddedFacts, content, path.name)
+        assert embedded == EmbeddedFacts(model=manifest.model, artifact=artifact.facts)
+        assert embedded.artifact.parent_sha256 == manifest.float_model.sha256
+
+
+def test_only_the_calibrated_file_names_a_calibration(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert manifest.calibration is not None
+    assert manifest.calibration.count == len(manifest.calibration.sample_sha256) == 100
+    for artifact in manifest.artifacts:
+        expected = manifest.calibration.indices_sha256 if artifact.facts.recipe == "int8" else None
+        assert artifact.facts.calibration_indices_sha256 == expected
+
+
+def test_an_int8_file_records_its_grids(exported: Path) -> None:
+    facts = read_manifest(exported).artifacts[1].facts
+    assert facts.input.quantization is not None
+    assert facts.input.quantization.zero_point == -128
+    assert facts.input.quantization.scale == pytest.approx(1 / 255, rel=1e-3)
+    assert facts.toolchain.keys() == {"hemline", "tensorflow", "keras"}
+
+
+def test_a_model_says_its_own_name_and_classes(
+    classifier: Path, pixels: str, tmp_path: Path
+) -> None:
+    manifest = export_int8(classifier, pixels, tmp_path / "out")
+    assert manifest.model.model == "tiny"
+    assert manifest.model.labels == ("class 0", "class 1", "class 2")
+    assert names(tmp_path / "out") == ["manifest.json", "tiny.float.keras", "tiny.int8.tflite"]
+
+
+def test_training_json_is_taken_at_its_word(
+    classifier: Path, pixels: str, tmp_path: Path, exported: Path
+) -> None:
+    known = to_json(read_manifest(exported).model) | {
+        "labels": ["a", "b", "c"],
+        "floor_accuracy": 0.25,
+    }
+    known["input"]["shape"] = [8, 8, 1]
+    (classifier.parent / "training.json").write_text(json.dumps({"facts": known}))
+    manifest = export_int8(classifier, pixels, tmp_path / "out", described=None)
+    assert manifest.model == from_json(ModelFacts, known, "test")
+
+
+def test_what_the_user_says_goes_first(classifier: Path, pixels: str, tmp_path: Path) -> None:
+    described = Described(labels=("x", "y", "z"), preprocessing=PIXELS, floor_accuracy=0.4)
+    manifest = export_int8(classifier, pixels, tmp_path / "out", described=described)
+    assert manifest.model.labels == ("x", "y", "z")
+    assert manifest.model.floor_accuracy == 0.4
+
+
+def test_an_export_beside_the_model_keeps_the_model(
+    exported: Path, garments: Path, tmp_path: Path
+) -> None:
+    shutil.copy(exported / "separable.float.keras", tmp_path)
+    before = (tmp_path / "separable.float.keras").stat().st_mtime_ns
+    export_int8(tmp_path / "separable.float.keras", str(garments / "train.npz"), tmp_path)
+    assert (tmp_path / "separable.float.keras").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"described": None}, DataError, "give --input-mean and --input-std"),
+        ({"calibration_count": 31}, DataError, "calibration with 31 samples"),
+        (
+            {"described": Described(preprocessing=PIXELS, labels=("a", "b"))},
+            ExportError,
+            "gives 3 classes, but is described as .* naming 2 classes",
+        ),
+        (
+            {"described": Described(preprocessing=PIXELS, labels=("a", "a", "b"))},
+            ExportError,
+            "labels must be two or more, all different",
+        ),
+    ],
+)
+def test_a_wrong_request_leaves_nothing_behind(
+    classifier: Path,
+    pixels: str,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        export_int8(classifier, pixels, tmp_path / "out", **settings)
+    assert names(tmp_path / "out") == []
+
+
+def test_a_failing_recipe_leaves_the_old_export_whole(
+    exported: Path, garments: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    before = {name: sha256(out / name) for name in names(out)}
+
+    def fail(*_: Any) -> None:
+        raise ExportError("no")
+
+    first, second = select_recipes("float32")
+    with pytest.raises(ExportError, match=r"^no$"):
+        export(
+            out / "separable.float.keras",
+            str(garments / "train.npz"),
+            out,
+            recipes=[first, dataclasses.replace(second, write=fail)],
+            described=Described(preprocessing=PIXELS),
+        )
+    assert {name: sha256(out / name) for name in names(out)} == before
+
+
+def test_samples_of_another_shape_are_refused(save: Any, pixels: str, tmp_path: Path) -> None:
+    other = save(layers.Flatten(), layers.Dense(3, activation="softmax"), shape=(5, 5, 1))
+    with pytest.raises(DataError, match=r"samples are \(8, 8, 1\), the model takes \(5, 5, 1\)"):
+        export_int8(other, pixels, tmp_path / "out")
+
+
+def test_logits_are_refused(save: Any, pixels: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"does not give class probabilities.*softmax"):
+        export_int8(save(layers.Flatten(), layers.Dense(3)), pixels, tmp_path / "out")
+
+
+def test_nan_in_the_calibration_is_refused(classifier: Path, tmp_path: Path) -> None:
+    images = np.zeros((30, 8, 8, 1), np.float32)
+    images[7, 0, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", images=images, labels=np.zeros(30, np.int64))
+    with pytest.raises(DataError, match="image 7 holds NaN"):
+        export_int8(classifier, str(tmp_path / "nan.npz"), tmp_path / "out")
+
+
+def test_a_damaged_training_json_is_named(classifier: Path, pixels: str, tmp_path: Path) -> None:
+    (classifier.parent / "training.json").write_bytes(encode("other/1", Described()))
+    with pytest.raises(ManifestError, match=r"training\.json is damaged"):
+        export_int8(classifier, pixels, tmp_path / "out")
+
+
+def test_an_unwritable_folder_is_named(classifier: Path, pixels: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write in .*file/out"):
+        export_int8(classifier, pixels, tmp_path / "file" / "out")
+
+
+def test_a_missing_model_makes_no_folder_content(pixels: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="there is no Keras file"):
+        export_int8(tmp_path / "gone.keras", pixels, tmp_path / "out")
+    assert names(tmp_path / "out") == []

@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from hemline.engines.litert import LiteRTEngine
+from hemline.errors import ExportError
+from hemline_export.backend import keras
+from hemline_export.freeze import freeze
+from hemline_export.tflite import embed_facts, int8_tflite_from_frozen, tflite_from_frozen
+
+layers = keras.layers
+
+
+def freeze_stack(*stack: Any) -> Any:
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((8, 8, 1)), *stack])
+    return model, freeze(model, input_name="image", output_name="probabilities")
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    return freeze_stack(
+        layers.Conv2D(4, 3, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
+    )
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Any:
+    return np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
+
+
+def open_content(content: bytes, folder: Path) -> LiteRTEngine:
+    path = folder / "m.tflite"
+    path.write_bytes(content)
+    return LiteRTEngine(path, threads=1)
+
+
+def test_float32_is_the_keras_model_with_named_ends(small: Any, tmp_path: Path) -> None:
+    model, frozen = small
+    engine = open_content(tflite_from_frozen(frozen), tmp_path)
+    assert (engine.input.name, engine.output.name) == ("image", "probabilities")
+    assert (engine.input.dtype, engine.input.shape) == ("float32", (1, 8, 8, 1))
+    sample = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
+    np.testing.assert_allclose(engine.run(sample), np.asarray(model(sample)), atol=1e-6)
+
+
+def test_int8_is_integers_from_end_to_end(small: Any, calibration: Any, tmp_path: Path) -> None:
+    content = int8_tflite_from_frozen(small[1], calibration)
+    engine = open_content(content, tmp_path)
+    assert (engine.input.dtype, engine.output.dtype) == ("int8", "int8")
+    assert (engine.input.name, engine.output.name) == ("image", "probabilities")
+    kinds = {t.type for t in schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors}
+    assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}
+
+
+def test_both_files_carry_the_serving_default_signature(small: Any, calibration: Any) -> None:
+    for content in (
+        tflite_from_frozen(small[1]),
+        int8_tflite_from_frozen(small[1], calibration),
+    ):
+        (signature,) = schema.ModelT.InitFromPackedBuf(content, 0).signatureDefs
+        assert signature.signatureKey == b"serving_default"
+        assert [tensor.name for tensor in signature.inputs] == [b"image"]
+        assert [tensor.name for tensor in signature.outputs] == [b"probabilities"]
+
+
+def test_an_operator_without_int8_is_refused(calibration: Any) -> None:
+    class Sine(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.sin(inputs)
+
+    _, frozen = freeze_stack(Sine(), layers.Flatten(), layers.Dense(3, activation="softmax"))
+    tflite_from_frozen(frozen)
+    with pytest.raises(ExportError, match=r"^TFLite int8: the converter refuses|^int8: "):
+        int8_tflite_from_frozen(frozen, calibration)
+
+
+def test_an_operator_outside_the_builtin_ones_is_refused() -> None:
+    class Bessel(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            import tensorflow as tf
+
+            return tf.math.bessel_i0(inputs)
+
+    _, frozen = freeze_stack(Bessel(), layers.Flatten(), layers.Dense(3))
+    with pytest.raises(ExportError, match="TFLite float32: the converter refuses"):
+        tflite_from_frozen(frozen)
+
+
+def test_embedding_facts_changes_nothing_else(small: Any, calibration: Any, tmp_path: Path) -> None:
+    content = int8_tflite_from_frozen(small[1], calibration)
+    embedded = embed_facts(content, b'{"schema": "x"}')
+    before, after = open_content(content, tmp_path), open_content(embedded, tmp_path)
+    assert before.embedded_facts() is None
+    assert after.embedded_facts() == b'{"schema": "x"}'
+    assert (after.input, after.output) == (before.input, before.output)
+    tensor = np.random.default_rng(4).integers(-128, 128, (1, 8, 8, 1), np.int8)
+    np.testing.assert_array_equal(after.run(tensor), before.run(tensor))
+
+
+def test_embedding_keeps_constants_aligned_for_microcontrollers(small: Any) -> None:
+    embedded = embed_facts(tflite_from_frozen(small[1]), b"facts")
+    model = schema.Model.GetRootAs(embedded, 0)
+    offsets = [
+        model.Buffers(i)._tab.Vector(model.Buffers(i)._tab.Offset(4))
+        for i in range(model.BuffersLength())
+        if model.Buffers(i).DataLength()
+    ]
+    assert len(offsets) > 4
+    assert {offset % 16 for offset in offsets} == {0}
+
+
+def test_fused_tensor_names_are_cut_to_the_first(small: Any) -> None:
+    embedded = embed_facts(tflite_from_frozen(small[1]), b"facts")
+    names = [t.name for t in schema.ModelT.InitFromPackedBuf(embedded, 0).subgraphs[0].tensors]
+    assert all(names)
+    assert not any(b";" in name for name in names)
