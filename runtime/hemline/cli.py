@@ -19,7 +19,7 @@ from hemline.documents import encode, write_document
 from hemline.errors import HemlineError
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
-from hemline.report import format_table, report
+from hemline.report import HEADER, format_table, report
 
 COMMANDS = "hemline.commands"
 
@@ -193,10 +193,11 @@ def _add_predict(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     model = hemline.load(options.file)
-    shape = model.facts.input.shape if model.facts else ()
+    facts = model.require_facts()
     found = []
     for path in options.images:
-        prediction = model.predict(read_picture(path, shape, invert=options.invert))
+        image = read_picture(path, facts.input.shape, invert=options.invert)
+        prediction = model.predict(image)
         found += [(str(path), best) for best in prediction.top(options.top)]
     if options.json:
         print(json.dumps([{"image": path, "top": best} for path, best in found], indent=1))
@@ -251,8 +252,9 @@ def _add_report(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    print(report(options.folders))
-    return 0
+    rows = [row for folder in options.folders for row in report(folder)]
+    print(format_table(HEADER, [row.cells() for row in rows]))
+    return int(Verdict.FAIL in {row.verdict for row in rows})
 
 
 def _positive(text: str) -> int:

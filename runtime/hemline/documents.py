@@ -7,6 +7,7 @@ loudly.
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -113,7 +114,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return {key: _build(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float:
+        _require(type(value) in (int, float) and abs(value) < math.inf, where, "a number", value)
         return float(value)
     _require(type(value) is kind, where, kind.__name__, value)
     return value

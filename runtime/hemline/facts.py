@@ -166,6 +166,10 @@ class ArtifactFacts:
     calibration_indices_sha256: str | None
     toolchain: dict[str, str]
 
+    def __post_init__(self) -> None:
+        if not 0 < self.margin_pt < 100:
+            raise ValueError(f"a margin must lie between 0 and 100 points, got {self.margin_pt}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedFacts:

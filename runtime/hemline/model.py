@@ -83,7 +83,7 @@ class Model:
             InputError: wrong shape, dtype or values (NaN included), or the file carries no
                 facts, so its labels and preprocessing are not known: `run` takes raw tensors.
         """
-        facts, batch = self._require_facts(), self._images.batch(images)
+        facts, batch = self.require_facts(), self._images.batch(images)
         if len(batch) == 1:
             probabilities = self._outputs.read(self.run(self._images.tensor(batch)))
         else:
@@ -100,7 +100,7 @@ class Model:
         Raises:
             InputError: as `predict`.
         """
-        self._require_facts()
+        self.require_facts()
         return self._images.tensor(self._images.batch(images))
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -108,7 +108,12 @@ class Model:
         with self._lock:
             return self.engine.run(tensor)
 
-    def _require_facts(self) -> ModelFacts:
+    def require_facts(self) -> ModelFacts:
+        """Returns the facts.
+
+        Raises:
+            InputError: the file carries none.
+        """
         if self.facts is None:
             raise InputError(
                 f"{self.path.name} has no Hemline facts, so its preprocessing is not known: "

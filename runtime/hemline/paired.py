@@ -136,7 +136,10 @@ def score_interval(*, n: int, b: int, c: int, z: float) -> tuple[float, float]:
 def mcnemar_exact(*, b: int, c: int) -> float:
     """Returns the exact two-sided p-value of McNemar's test: binomial, b + c trials at ½."""
     trials, fewer = b + c, min(b, c)
-    tail = sum(math.comb(trials, k) for k in range(fewer + 1))
+    tail = ways = 1
+    for k in range(fewer):
+        ways = ways * (trials - k) // (k + 1)
+        tail += ways
     return float(min(1.0, 2 * tail / 2**trials))
 
 

@@ -5,7 +5,6 @@ infinity is a FAIL whatever its accuracy.
 """
 
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
 from hemline.model import load
 from hemline.paired import PairedResult, Verdict, compare_paired
-from hemline.samples import Samples, resolve_samples
+from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
 
 SCHEMA = "hemline.parity/1"
 FILE_NAME = "parity.json"
@@ -261,13 +260,13 @@ def _read_predictions(
     path: Path, key: NDArray[np.str_], shape: tuple[int, int]
 ) -> NDArray[np.float32] | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not np.array_equal(archive["key"], key):
                 return None
             probabilities: NDArray[np.float32] = archive["probabilities"]
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise DataError(f"{path} is damaged ({error}); delete it, it is made anew") from error
     if probabilities.shape != shape or probabilities.dtype != np.float32:
         raise DataError(f"{path} is damaged; delete it, it is made anew")

@@ -25,8 +25,9 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArray
     """
     if path.suffix == ".npy":
         try:
-            array: NDArray[np.uint8] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            with path.open("rb") as file:
+                array: NDArray[np.uint8] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"cannot read {path}: {error}") from error
         return array
     if len(shape) != 3 or shape[2] not in (1, 3):
@@ -40,8 +41,14 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArray
         ) from error
     try:
         with Image.open(path) as image:
-            fitted = image.convert("L" if shape[2] == 1 else "RGB").resize((shape[1], shape[0]))
-    except (OSError, UnidentifiedImageError) as error:
+            # Pillow's own conversion of 16-bit grey clips at 255 where it should scale.
+            grey16 = image.mode.startswith("I;16")
+            eight_bit = (
+                Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if grey16 else image
+            )
+            mode = "L" if shape[2] == 1 else "RGB"
+            fitted = eight_bit.convert(mode).resize((shape[1], shape[0]))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read {path} as an image: {error}") from error
     pixels = np.asarray(fitted, np.uint8).reshape(shape)
     return 255 - pixels if invert else pixels

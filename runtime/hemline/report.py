@@ -1,27 +1,86 @@
 """`hemline report`: one table of what folders hold, from their parity.json and bench.json."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hemline import bench, parity
-from hemline.bench import BenchReport
+from hemline.bench import BenchReport, Latency
 from hemline.documents import read_document
 from hemline.errors import ManifestError
 from hemline.manifest import Manifest, read_manifest
 from hemline.parity import ParityReport
 
-_HEADER = ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs")
+HEADER = ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs")
 
 
-def report(folders: Sequence[Path]) -> str:
-    """Returns the table: a row for each float model and artifact.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is known of one file. None: it does not run here, or is the float model itself.
+
+    Attributes:
+        file: its file name.
+        size_bytes: of the file, or of all files of a package.
+        accuracy: top-1 on the test samples, in [0, 1].
+        delta_pt: accuracy less the float model's, in percentage points.
+        verdict: of `hemline verify`.
+        latency: of `predict` on one image, or of the bare engine for a file without facts.
+    """
+
+    file: str
+    size_bytes: int
+    accuracy: float | None
+    delta_pt: float | None
+    verdict: str
+    latency: Latency | None
+
+    def cells(self) -> tuple[str, ...]:
+        """Returns the row's text, under `HEADER`; a tilde marks a noisy latency."""
+        return (
+            self.file,
+            f"{self.size_bytes:,}",
+            "" if self.accuracy is None else f"{self.accuracy:.4f}",
+            "" if self.delta_pt is None else f"{self.delta_pt:+.2f}",
+            self.verdict,
+            ""
+            if self.latency is None
+            else f"{self.latency.median_ns / 1e3:.1f}{'~' if self.latency.noisy else ''}",
+        )
+
+
+def report(folder: Path) -> list[Row]:
+    """Returns a row for a folder's float model and for each of its artifacts.
 
     Raises:
-        ManifestError: a folder lacks one of the three documents, one is not valid, or they speak
-            of other files than the manifest's.
+        ManifestError: the folder lacks one of the three documents, one is not valid, or they
+            speak of other files than the manifest's.
     """
-    rows = [row for folder in folders for row in _rows(folder)]
-    return format_table(_HEADER, rows)
+    manifest = read_manifest(folder)
+    parity_report = read_parity(folder, manifest)
+    bench_report = read_document(folder / bench.FILE_NAME, bench.SCHEMA, BenchReport)
+    latencies = {file.sha256: file.predict or file.bare for file in bench_report.files}
+    reference = parity_report.float_model
+    return [
+        Row(
+            file=reference.file,
+            size_bytes=manifest.float_model.size_bytes,
+            accuracy=reference.accuracy,
+            delta_pt=None,
+            verdict=reference.verdict,
+            latency=None,
+        ),
+        *(
+            Row(
+                file=artifact.file,
+                size_bytes=artifact.size_bytes,
+                accuracy=result.accuracy,
+                delta_pt=result.paired.delta_pt if result.paired else None,
+                verdict=result.verdict,
+                latency=latencies.get(artifact.sha256),
+            )
+            for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
+        ),
+    ]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,36 +112,3 @@ def read_parity(folder: Path, manifest: Manifest) -> ParityReport:
     if verified != manifest.sha256_by_file():
         raise ManifestError(f"{path} is of other files than the manifest's; run `hemline verify`")
     return result
-
-
-def _rows(folder: Path) -> list[tuple[str, ...]]:
-    manifest = read_manifest(folder)
-    parity_report = read_parity(folder, manifest)
-    bench_report = read_document(folder / bench.FILE_NAME, bench.SCHEMA, BenchReport)
-    latencies = {file.sha256: file for file in bench_report.files}
-    source = manifest.float_model
-    reference = parity_report.float_model
-    rows: list[tuple[str, ...]] = [
-        (
-            source.file,
-            f"{source.size_bytes:,}",
-            f"{reference.accuracy:.4f}",
-            "",
-            reference.verdict,
-            "",
-        )
-    ]
-    for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True):
-        timed = latencies.get(artifact.sha256)
-        latency = (timed.predict or timed.bare) if timed else None
-        rows.append(
-            (
-                artifact.file,
-                f"{artifact.size_bytes:,}",
-                "" if result.accuracy is None else f"{result.accuracy:.4f}",
-                "" if result.paired is None else f"{result.paired.delta_pt:+.2f}",
-                result.verdict,
-                f"{latency.median_ns / 1e3:.1f}{'~' if latency.noisy else ''}" if latency else "",
-            )
-        )
-    return rows

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -16,6 +17,18 @@ from hemline.facts import DatasetRef
 
 Split = Literal["train", "validation", "test"]
 ENTRY_POINTS = "hemline.datasets"
+
+# What reading a file that is no .npz archive, or a damaged one, ends in.
+NPZ_ERRORS = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,9 +50,10 @@ class Samples:
     split: str
 
     def __post_init__(self) -> None:
-        if self.images.dtype not in (np.uint8, np.float32):
+        if self.images.dtype not in (np.uint8, np.float32) or self.images.ndim == 0:
             raise DataError(
-                f"{self.source}: images are {self.images.dtype}, expected uint8 or float32"
+                f"{self.source}: images are {self.images.dtype} of shape {self.images.shape}, "
+                "expected uint8 or float32 of shape (n, …)"
             )
         if len(self.images) == 0 or len(self.images) != len(self.labels):
             raise DataError(
@@ -111,11 +125,11 @@ def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) 
 
 def _read_npz(path: Path) -> Samples:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise DataError(
             f"{path} must be an .npz file with `images` and `labels`: {error}"
         ) from error

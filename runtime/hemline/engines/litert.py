@@ -27,17 +27,18 @@ class LiteRTEngine(Engine):
     name: ClassVar[str] = "litert"
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._content = path.read_bytes()
         try:
+            self._content = path.read_bytes()
             self._interpreter = Interpreter(model_content=self._content, num_threads=threads)
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+            all_inputs = self._interpreter.get_input_details()
+            all_outputs = self._interpreter.get_output_details()
+            signatures = list(self._interpreter.get_signature_list().values())
+        # ValueError includes names that are not UTF-8.
+        except (OSError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"LiteRT refuses {path}: {_first_line(error)}") from error
-        inputs, outputs = (
-            require_one(path, "input", self._interpreter.get_input_details()),
-            require_one(path, "output", self._interpreter.get_output_details()),
-        )
-        signatures = list(self._interpreter.get_signature_list().values())
+        inputs = require_one(path, "input", all_inputs)
+        outputs = require_one(path, "output", all_outputs)
         names = (
             (signatures[0]["inputs"][0], signatures[0]["outputs"][0])
             if signatures

@@ -39,14 +39,20 @@ class ONNXRuntimeEngine(Engine):
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+                path.read_bytes(),
+                options,
+                providers=["CPUExecutionProvider"],
+                # The fallback is to the same provider, and announced on stdout.
+                enable_fallback=False,
             )
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self._metadata = self._session.get_modelmeta().custom_metadata_map
         # ONNX Runtime's exceptions share no base class below Exception.
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelFileError(f"ONNX Runtime refuses {path}: {reason}") from error
-        self.input = _spec(path, require_one(path, "input", self._session.get_inputs()))
-        self.output = _spec(path, require_one(path, "output", self._session.get_outputs()))
+        self.input = _spec(path, require_one(path, "input", inputs))
+        self.output = _spec(path, require_one(path, "output", outputs))
         self._outputs = [self.output.name]
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -54,7 +60,7 @@ class ONNXRuntimeEngine(Engine):
         return output
 
     def embedded_facts(self) -> bytes | None:
-        text = self._session.get_modelmeta().custom_metadata_map.get(EMBEDDED_KEY)
+        text = self._metadata.get(EMBEDDED_KEY)
         return None if text is None else text.encode()
 
     @classmethod
@@ -79,10 +85,14 @@ class ONNXRuntimeEngine(Engine):
 
 
 def _spec(path: Path, value: Any) -> TensorSpec:
+    try:
+        name = value.name
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path} holds a name that is not UTF-8: {error}") from error
     if value.type not in _DTYPES:
-        raise ModelFileError(f"{path}: {value.name} is {value.type}, expected {sorted(_DTYPES)}")
+        raise ModelFileError(f"{path}: {name} is {value.type}, expected {sorted(_DTYPES)}")
     return TensorSpec(
-        name=value.name,
+        name=name,
         shape=tuple(size if isinstance(size, int) else None for size in value.shape),
         dtype=_DTYPES[value.type],
     )

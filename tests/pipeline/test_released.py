@@ -1,0 +1,106 @@
+"""The released artifacts, held to the float models on the real test set.
+
+The requirements are the published results that the reference models reproduce: see README.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hemline.documents import read_document
+from hemline.manifest import Manifest, read_manifest
+from hemline.model import load
+from hemline.paired import Verdict
+from hemline.parity import FLOAT_PREDICTIONS, ParityReport, verify
+from hemline.samples import Samples, resolve_samples
+from hemline_train.report import FILE_NAME, SCHEMA, TrainingReport
+
+RELEASED = Path(__file__).parents[2] / "artifacts" / "fashion_mnist"
+
+# Least accuracy, greatest loss, and the least delta of the int8 file, in percentage points.
+REQUIRED = {"cnn": (0.919, 0.243, -0.3), "gru": (0.897, 0.296, -0.5)}
+
+pytestmark = pytest.mark.data
+
+
+@pytest.fixture(scope="module", params=sorted(REQUIRED))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def manifest(name: str) -> Manifest:
+    return read_manifest(RELEASED / name)
+
+
+@pytest.fixture(scope="module")
+def samples(manifest: Manifest, real_data_folder: Path) -> Samples:
+    return resolve_samples(str(real_data_folder), manifest.model.dataset, "test")
+
+
+@pytest.fixture(scope="module")
+def parity(
+    name: str, real_data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ParityReport:
+    """A verification that runs the float model in Keras, whatever predictions were released."""
+    folder = tmp_path_factory.mktemp("released") / name
+    shutil.copytree(RELEASED / name, folder)
+    (folder / FLOAT_PREDICTIONS).unlink()
+    return verify(folder, str(real_data_folder))
+
+
+def test_the_float_model_reproduces_the_published_result(name: str, parity: ParityReport) -> None:
+    accuracy, loss, _ = REQUIRED[name]
+    assert parity.data.count == 10_000
+    assert parity.float_model.accuracy >= accuracy
+    assert parity.float_model.loss <= loss
+    assert parity.float_model.floor_accuracy == accuracy
+    assert parity.float_model.verdict == Verdict.PASS
+
+
+def test_training_json_says_the_same(name: str, parity: ParityReport) -> None:
+    training = read_document(RELEASED / name / FILE_NAME, SCHEMA, TrainingReport)
+    assert training.preset == "full"
+    assert training.evaluation.accuracy == parity.float_model.accuracy
+    assert training.evaluation.loss == pytest.approx(parity.float_model.loss, abs=1e-5)
+    assert training.keras_sha256 == parity.float_model.sha256
+
+
+def test_every_artifact_that_runs_here_passes(parity: ParityReport) -> None:
+    verdicts = {f"{a.engine} {a.recipe}": a.verdict for a in parity.artifacts}
+    assert verdicts == {
+        "litert float32": Verdict.PASS,
+        "litert int8": Verdict.PASS,
+        "onnxruntime float32": Verdict.PASS,
+        "coreml float16": Verdict.PASS if sys.platform == "darwin" else Verdict.NOT_RUN,
+    }
+
+
+def test_int8_stays_within_its_bound(name: str, parity: ParityReport) -> None:
+    (int8,) = [artifact for artifact in parity.artifacts if artifact.recipe == "int8"]
+    assert int8.paired is not None
+    assert int8.paired.delta_pt >= REQUIRED[name][2]
+
+
+def test_the_released_predictions_are_the_float_model_s_own(
+    name: str, samples: Samples, manifest: Manifest
+) -> None:
+    with np.load(RELEASED / name / FLOAT_PREDICTIONS) as archive:
+        released, key = archive["probabilities"], archive["key"]
+    assert key.tolist() == [manifest.float_model.sha256, samples.sha256()]
+    recomputed = load(RELEASED / name / manifest.float_model.file).predict(samples.images)
+    # Another processor may add in another order.
+    np.testing.assert_allclose(released, recomputed.probabilities, atol=1e-5)
+
+
+def test_no_file_is_over_the_limit_or_holds_a_test_image(name: str, samples: Samples) -> None:
+    # The pictures' own bytes, raw; 28 rows without a blank one are no accident.
+    needle = next(image.tobytes() for image in samples.images if (image.max(axis=(1, 2)) > 0).all())
+    for path in (RELEASED / name).rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert len(content) < 4_000_000, path
+            assert needle not in content, path

@@ -1,0 +1,187 @@
+"""What the tests of the runtime share: small documents, and folders to change at will."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hemline.bench import SCHEMA as BENCH_SCHEMA
+from hemline.bench import BenchReport, FileBench, summarize_latency
+from hemline.documents import write_document
+from hemline.facts import (
+    ArtifactFacts,
+    CalibrationFacts,
+    DatasetRef,
+    InputFacts,
+    ModelFacts,
+    Preprocessing,
+    QuantParams,
+    TensorSpec,
+)
+from hemline.files import sha256
+from hemline.host import Host
+from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
+from hemline.paired import compare_paired
+from hemline.parity import SCHEMA as PARITY_SCHEMA
+from hemline.parity import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the exported folder."""
+    return Path(shutil.copytree(exported, tmp_path / "exported"))
+
+
+@pytest.fixture(scope="session")
+def few(garments: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz file with the first 200 test samples."""
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    with np.load(garments / "test.npz") as data:
+        np.savez(path, images=data["images"][:200], labels=data["labels"][:200])
+    return path
+
+
+@pytest.fixture(scope="session")
+def verified(exported: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported folder, with the float model's predictions on `few`. Copy it to change it."""
+    copy = tmp_path_factory.mktemp("verified") / "exported"
+    shutil.copytree(exported, copy)
+    verify(copy, str(few))
+    return copy
+
+
+@pytest.fixture
+def model_facts() -> ModelFacts:
+    return ModelFacts(
+        model="toy",
+        task="classification",
+        labels=("cat", "dog", "émeu"),
+        input=InputFacts(
+            name="image",
+            shape=(2, 2, 1),
+            minimum=0.0,
+            maximum=1.0,
+            preprocessing=Preprocessing(mean=0.0, std=255.0),
+        ),
+        output_name="probabilities",
+        dataset=DatasetRef(name="pets", split_seed=7),
+        floor_accuracy=0.75,
+    )
+
+
+@pytest.fixture
+def artifact_facts() -> ArtifactFacts:
+    return ArtifactFacts(
+        recipe="int8",
+        engine="litert",
+        parent_sha256="ab" * 32,
+        input=TensorSpec(
+            name="image",
+            shape=(None, 2, 2, 1),
+            dtype="int8",
+            quantization=QuantParams(scale=0.5, zero_point=-128),
+        ),
+        output=TensorSpec(name="probabilities", shape=(None, 3), dtype="float32"),
+        margin_pt=0.3,
+        calibration_indices_sha256=None,
+        toolchain={"hemline": "0.1.0"},
+    )
+
+
+@pytest.fixture
+def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts) -> Path:
+    """A build with one model folder, `toy`, whose verdicts pass; its model files are fakes."""
+    folder = tmp_path / "build" / "toy"
+    (folder / "toy.float16.mlpackage").mkdir(parents=True)
+    (folder / "toy.float16.mlpackage" / "Manifest.json").write_text("{}")
+    (folder / "toy.float.keras").write_bytes(b"floats")
+    (folder / "toy.int8.tflite").write_bytes(b"integers")
+    (folder / "training.json").write_text("{}")
+    (folder / "float_predictions.npz").write_bytes(b"predictions")
+    files = ("toy.int8.tflite", "toy.float16.mlpackage")
+    digests = [sha256(folder / file) for file in files]
+    float_model = FloatModel(
+        file="toy.float.keras",
+        sha256=sha256(folder / "toy.float.keras"),
+        size_bytes=1234567,
+        parameters=9,
+    )
+    manifest = Manifest(
+        model=model_facts,
+        float_model=float_model,
+        calibration=CalibrationFacts(
+            source="pets",
+            split="train",
+            seed=0,
+            count=1,
+            indices_sha256="cd" * 32,
+            sample_sha256=("0123456789abcdef",),
+        ),
+        artifacts=tuple(
+            Artifact(file=file, sha256=digest, size_bytes=8, facts=artifact_facts)
+            for file, digest in zip(files, digests, strict=True)
+        ),
+    )
+    write_manifest(folder, manifest)
+    host = Host(cpu="x", cores=2, machine="m", system="s", python="3.11", packages={})
+    parity = ParityReport(
+        model="toy",
+        data=DataRecord(source="pets", split="test", count=10_000, sha256="ef" * 32),
+        host=host,
+        float_model=FloatParity(
+            file=float_model.file,
+            sha256=float_model.sha256,
+            accuracy=0.91234,
+            loss=0.25,
+            floor_accuracy=0.75,
+            verdict="PASS",
+        ),
+        artifacts=(
+            ArtifactParity(
+                file=files[0],
+                recipe="int8",
+                engine="litert",
+                sha256=digests[0],
+                verdict="PASS",
+                reason="fine",
+                accuracy=0.9118,
+                loss=0.26,
+                agreement=0.99,
+                max_probability_change=0.1,
+                paired=compare_paired(n=10_000, b=9, c=4, margin_pt=0.3),
+            ),
+            ArtifactParity(
+                file=files[1],
+                recipe="float16",
+                engine="coreml",
+                sha256=digests[1],
+                verdict="NOT_RUN",
+                reason="no Mac",
+            ),
+        ),
+    )
+    write_document(folder / "parity.json", PARITY_SCHEMA, parity)
+    bench = BenchReport(
+        host=host,
+        threads=1,
+        load_before=None,
+        clock_resolution_ns=1.0,
+        warmup_calls=1,
+        rounds=1,
+        calls_per_round=3,
+        files=(
+            FileBench(
+                file=files[0],
+                engine="litert 2",
+                sha256=digests[0],
+                size_bytes=8,
+                bare=summarize_latency([5], [1000, 1000, 1000]),
+                predict=summarize_latency([5], [4000, 4400, 9000]),
+                predict_ratio=4.4,
+            ),
+        ),
+        not_run={files[1]: "no Mac"},
+    )
+    write_document(folder / "bench.json", BENCH_SCHEMA, bench)
+    return tmp_path / "build"

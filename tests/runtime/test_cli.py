@@ -1,0 +1,337 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hemline
+from hemline.bench import BenchReport
+from hemline.cli import main
+from hemline.documents import read_document
+from hemline.parity import ParityReport
+
+INT8 = "separable.int8.tflite"
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def ready(verified: Path, tmp_path: Path) -> Path:
+    """A copy of the exported folder that holds the float predictions on `few`."""
+    return Path(shutil.copytree(verified, tmp_path / "ready"))
+
+
+@pytest.fixture
+def picture(few: Path, tmp_path: Path) -> Path:
+    with np.load(few) as data:
+        Image.fromarray(data["images"][0, :, :, 0]).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def run(capsys: Captured, *words: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def fails(capsys: Captured, message: str, *words: str | Path) -> None:
+    """Checks that a command ends in one line on stderr, nothing on stdout, and status 2."""
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(rf"hemline: [^\n]*{message}[^\n]*\n", err), err
+
+
+def set_margins(folder: Path, margin_pt: float) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_bytes())
+    for artifact in document["artifacts"]:
+        artifact["facts"]["margin_pt"] = margin_pt
+    path.write_text(json.dumps(document))
+
+
+def test_verify(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> None:
+    set_margins(ready, 50.0)
+    words = ["verify", ready, "--data", few, "--json", tmp_path / "new" / "parity.json"]
+    status, out, err = run(capsys, *words)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "separable on 200 samples of few.npz"
+    header = "file accuracy loss agrees delta pt 95 % interval margin verdict"
+    assert " ".join(lines[1].replace("|", " ").split()) == header
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:8]]
+    assert [(row[0], row[6], row[7]) for row in cells] == [
+        ("separable.float.keras", "", "PASS"),
+        ("separable.float32.tflite", "−50", "PASS"),
+        (INT8, "−50", "PASS"),
+        ("separable.float32.onnx", "−50", "PASS"),
+        ("separable.float16.mlpackage", "", "NOT_RUN"),
+    ]
+    report = read_document(tmp_path / "new" / "parity.json", "hemline.parity/1", ParityReport)
+    assert cells[0][1] == f"{report.float_model.accuracy:.4f}"
+    assert cells[2][2] == f"{report.artifacts[1].loss:.4f}"
+    assert len(lines) == 9
+    assert lines[8].startswith("separable.float16.mlpackage: NOT_RUN: Core ML runs on macOS only")
+
+
+def test_verify_strictly(ready: Path, few: Path, capsys: Captured) -> None:
+    set_margins(ready, 50.0)
+    assert run(capsys, "verify", ready, "--data", few)[0] == 0
+    # Core ML did not run.
+    assert run(capsys, "verify", ready, "--data", few, "--strict")[0] == 1
+
+
+def test_verify_inconclusive(ready: Path, few: Path, capsys: Captured) -> None:
+    set_margins(ready, 0.001)
+    status, out, _ = run(capsys, "verify", ready, "--data", few)
+    assert "separable.float32.onnx: INCONCLUSIVE: delta may lie on either side of −0.001" in out
+    assert status == int("FAIL:" in out)
+    assert run(capsys, "verify", ready, "--data", few, "--strict")[0] == 1
+
+
+def test_verify_fails(ready: Path, few: Path, capsys: Captured) -> None:
+    path = ready / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["model"]["floor_accuracy"] = 0.999
+    path.write_text(json.dumps(document))
+    status, out, err = run(capsys, "verify", ready, "--data", few)
+    assert (status, err) == (1, "")
+    assert "\nseparable.float.keras: accuracy is below the floor of 0.999\n" in out
+
+
+def test_verify_of_bad_input(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> None:
+    fails(capsys, r"has no manifest\.json", "verify", tmp_path, "--data", few)
+    fails(capsys, r"cannot read .*none\.npz: No such file", "verify", ready, "--data", "none.npz")
+    fails(capsys, "no samples found for 'nothing'", "verify", ready, "--data", "nothing")
+    fails(capsys, "no samples found for 'this model'", "verify", ready)
+    (tmp_path / "file").write_text("")
+    unwritable = tmp_path / "file" / "parity.json"
+    fails(capsys, "cannot write in", "verify", ready, "--data", few, "--json", unwritable)
+    content = bytearray((ready / INT8).read_bytes())
+    content[-1] ^= 1
+    (ready / INT8).write_bytes(content)
+    fails(capsys, rf"{INT8} has SHA-256", "verify", ready, "--data", few)
+
+
+def test_bench(exported: Path, tmp_path: Path, capsys: Captured) -> None:
+    words = ["bench", exported, "--rounds", "1", "--threads", "2", "--json", tmp_path / "b.json"]
+    status, out, err = run(capsys, *words)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].endswith(
+        "; 2 thread(s), 50 calls each after 50; microseconds; bare is the engine's set, "
+        "invoke and get"
+    )
+    assert [line.split()[1] for line in lines[3:6]] == [
+        "separable.float32.tflite",
+        INT8,
+        "separable.float32.onnx",
+    ]
+    assert lines[6].startswith("separable.float16.mlpackage: not run: Core ML runs on macOS only")
+    report = read_document(tmp_path / "b.json", "hemline.bench/1", BenchReport)
+    assert (report.threads, report.rounds, len(report.files)) == (2, 1, 3)
+
+
+def test_bench_of_bad_input(exported: Path, tmp_path: Path, capsys: Captured) -> None:
+    fails(capsys, "there is no model file", "bench", tmp_path / "none.tflite")
+    fails(capsys, r"has no manifest\.json", "bench", tmp_path)
+    fails(capsys, "nothing to time", "bench", exported / "separable.float16.mlpackage")
+
+
+@pytest.mark.parametrize("option", ["--rounds=0", "--threads=0", "--rounds=x", "--threads=-1"])
+def test_impossible_numbers(capsys: Captured, option: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "x", option])
+    assert "hemline bench: error: argument" in capsys.readouterr().err
+
+
+def test_predict(exported: Path, picture: Path, few: Path, capsys: Captured) -> None:
+    with np.load(few) as data:
+        pixels = data["images"][:2]
+    np.save(picture.with_name("two.npy"), pixels)
+    model = hemline.load(exported / INT8)
+    first, second = model.predict(pixels).top(3)
+    status, out, err = run(
+        capsys, "predict", exported / INT8, picture, picture.with_name("two.npy")
+    )
+    assert (status, err) == (0, "")
+
+    def line(path: Path, best: list[tuple[str, float]]) -> str:
+        return f"{path}: {', '.join(f'{label} {share:.3f}' for label, share in best)}"
+
+    assert out.splitlines() == [
+        line(picture, first),
+        line(picture.with_name("two.npy"), first),
+        line(picture.with_name("two.npy"), second),
+    ]
+
+
+def test_predict_as_json(exported: Path, picture: Path, few: Path, capsys: Captured) -> None:
+    with np.load(few) as data:
+        inverted = 255 - data["images"][0]
+    words = ["predict", exported / INT8, picture, "--json", "--top", "2", "--invert"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    best = hemline.load(exported / INT8).predict(inverted).top(2)[0]
+    assert json.loads(out) == [{"image": str(picture), "top": [list(pair) for pair in best]}]
+
+
+def test_predict_of_bad_input(
+    folder: Path, picture: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    file = folder / INT8
+    fails(capsys, "there is no model file", "predict", tmp_path / "none.onnx", picture)
+    fails(capsys, "cannot read .* as an image", "predict", file, tmp_path / "none.png")
+    fails(capsys, "cannot read .* as an image", "predict", file, file)
+    fails(capsys, "macOS only", "predict", folder / "separable.float16.mlpackage", picture)
+    np.save(tmp_path / "wrong.npy", np.zeros((3, 3), np.uint8))
+    fails(capsys, r"images have shape \(3, 3\)", "predict", file, tmp_path / "wrong.npy")
+    np.save(tmp_path / "nan.npy", np.full((28, 28), np.nan, np.float32))
+    fails(capsys, "no NaN", "predict", file, tmp_path / "nan.npy")
+    np.save(tmp_path / "double.npy", np.zeros((28, 28)))
+    fails(capsys, "images are float64", "predict", file, tmp_path / "double.npy")
+    (folder / "folder.tflite").mkdir()
+    fails(capsys, "Is a directory", "predict", folder / "folder.tflite", picture)
+    content = (folder / "separable.float32.tflite").read_bytes()
+    foreign = tmp_path / "foreign.tflite"
+    foreign.write_bytes(content.replace(b"hemline.facts\0", b"another.facts\0"))
+    fails(capsys, r"foreign\.tflite has no Hemline facts", "predict", foreign, picture)
+    file.write_bytes(content)
+    fails(capsys, "has SHA-256", "predict", file, picture)
+
+
+def test_inspect(exported: Path, capsys: Captured) -> None:
+    status, out, err = run(capsys, "inspect", exported / INT8)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert re.fullmatch(rf"{INT8}: \d,\d{{3}} bytes, runs in litert", lines[0])
+    assert re.fullmatch(r"sha256     [0-9a-f]{64}", lines[1])
+    assert lines[2] == "manifest   matches"
+    assert re.fullmatch(
+        r"input      image: int8 \[1, 28, 28, 1\], real = 0\.0039\d+ · \(q − -128\)", lines[3]
+    )
+    assert lines[4] == ("output     probabilities: int8 [1, 10], real = 0.00390625 · (q − -128)")
+    assert lines[5] == (
+        "operators  CONV_2D 2, DEPTHWISE_CONV_2D 1, FULLY_CONNECTED 1, MEAN 1, SOFTMAX 1"
+    )
+    assert lines[6].startswith("model      separable, recipe int8, from ")
+    assert lines[7].startswith("labels     T-shirt/top, Trouser, ")
+    assert lines[8] == "pixels     (pixel − 0) / 255"
+    assert lines[9].startswith(f"made with  hemline {hemline.__version__}, tensorflow ")
+
+
+def test_inspect_as_json(exported: Path, capsys: Captured) -> None:
+    status, out, _ = run(capsys, "inspect", exported / "separable.float32.onnx", "--json")
+    document = json.loads(out)
+    assert status == 0
+    assert document["schema"] == "hemline.inspect/1"
+    assert document["file"] == "separable.float32.onnx"
+    assert document["facts"]["artifact"]["engine"] == "onnxruntime"
+
+
+def test_inspect_of_a_foreign_file(exported: Path, tmp_path: Path, capsys: Captured) -> None:
+    content = (exported / "separable.float32.tflite").read_bytes()
+    foreign = tmp_path / "foreign.tflite"
+    foreign.write_bytes(content.replace(b"hemline.facts\0", b"another.facts\0"))
+    status, out, _ = run(capsys, "inspect", foreign)
+    assert status == 0
+    assert "manifest   none\n" in out
+    assert out.endswith("facts      none inside the file\n")
+
+
+def test_inspect_of_bad_input(tmp_path: Path, capsys: Captured) -> None:
+    fails(capsys, "there is no model file", "inspect", tmp_path / "none.onnx")
+    for name in ("a.onnx", "a.tflite"):
+        (tmp_path / name).write_bytes(b"garbage" * 9)
+        fails(capsys, f"refuses .*{name}", "inspect", tmp_path / name)
+    (tmp_path / "a.txt").write_text("")
+    fails(capsys, r"nothing runs files ending in '\.txt'", "inspect", tmp_path / "a.txt")
+
+
+def test_report(build: Path, capsys: Captured) -> None:
+    status, out, err = run(capsys, "report", build / "toy", build / "toy")
+    assert (status, err) == (0, "")
+    rows = [
+        "| toy.float.keras       | 1,234,567 |   0.9123 |          |    PASS |        |",
+        "| toy.int8.tflite       |         8 |   0.9118 |    -0.05 |    PASS |   4.4~ |",
+        "| toy.float16.mlpackage |         8 |          |          | NOT_RUN |        |",
+    ]
+    assert out.splitlines() == [
+        "| artifact              |     bytes | accuracy | delta pt | verdict | p50 µs |",
+        "| --------------------- | --------: | -------: | -------: | ------: | -----: |",
+        *rows,
+        *rows,
+    ]
+
+
+def test_report_of_a_failure(build: Path, capsys: Captured) -> None:
+    path = build / "toy" / "parity.json"
+    document = json.loads(path.read_bytes())
+    document["artifacts"][0]["verdict"] = "FAIL"
+    path.write_text(json.dumps(document))
+    status, out, _ = run(capsys, "report", build / "toy")
+    assert (status, out.count("FAIL")) == (1, 1)
+
+
+def test_report_of_bad_input(build: Path, tmp_path: Path, capsys: Captured) -> None:
+    fails(capsys, r"has no manifest\.json", "report", tmp_path)
+    (build / "toy" / "bench.json").unlink()
+    fails(capsys, r"cannot read .*bench\.json: No such file", "report", build / "toy")
+
+
+@pytest.mark.parametrize("words", [[], ["sing"], ["predict"], ["verify"], ["--loud"]])
+def test_wrong_usage(capsys: Captured, words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: hemline")
+
+
+def hemline_process(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hemline", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | variables,
+    )
+
+
+def test_help() -> None:
+    done = hemline_process("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = ["verify", "bench", "predict", "inspect", "report", "train", "export"]
+    for command in commands:
+        assert re.search(rf"^    {command} ", done.stdout, re.MULTILINE), command
+    for command in commands[:3]:
+        assert hemline_process(command, "--help").returncode == 0
+
+
+def test_version() -> None:
+    assert hemline_process("--version").stdout == f"{hemline.__version__}\n"
+
+
+def test_a_mistake_has_no_traceback(tmp_path: Path) -> None:
+    done = hemline_process("inspect", tmp_path / "none.tflite")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"hemline: there is no model file {tmp_path / 'none.tflite'}\n"
+
+
+def test_a_reader_that_leaves_early(exported: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "hemline", "inspect", exported / "separable.float32.onnx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -1,0 +1,62 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hemline.errors import ChecksumError, ManifestError, ModelFileError
+from hemline.files import sha256
+from hemline.manifest import check_sha256, read_manifest, write_manifest
+
+
+def test_a_manifest_lists_the_sha256_of_every_file(build: Path) -> None:
+    folder = build / "toy"
+    manifest = read_manifest(folder)
+    recorded = manifest.sha256_by_file()
+    assert list(recorded) == ["toy.float.keras", "toy.int8.tflite", "toy.float16.mlpackage"]
+    for file, digest in recorded.items():
+        assert sha256(folder / file) == digest
+        check_sha256(folder / file, digest)
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"has no manifest\.json; `hemline export` makes one"):
+        read_manifest(tmp_path)
+
+
+def test_a_written_manifest_is_read_back(build: Path, tmp_path: Path) -> None:
+    manifest = replace(read_manifest(build / "toy"), calibration=None, artifacts=())
+    write_manifest(tmp_path / "new", manifest)
+    assert read_manifest(tmp_path / "new") == manifest
+
+
+def test_a_changed_file(build: Path) -> None:
+    path = build / "toy" / "toy.int8.tflite"
+    path.write_bytes(b"integerz")
+    with pytest.raises(
+        ChecksumError,
+        match=r"toy\.int8\.tflite has SHA-256 [0-9a-f]{16}…, its manifest says [0-9a-f]{16}…; "
+        r"the file was changed after the export: restore it, or export again",
+    ):
+        check_sha256(path, read_manifest(build / "toy").sha256_by_file()[path.name])
+
+
+def test_a_file_added_to_a_package(build: Path) -> None:
+    package = build / "toy" / "toy.float16.mlpackage"
+    digest = sha256(package)
+    (package / "more").write_text("")
+    with pytest.raises(ChecksumError, match="was changed after the export"):
+        check_sha256(package, digest)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="is named in its manifest, but is not there"):
+        check_sha256(tmp_path / "none.onnx", "ab" * 32)
+
+
+@pytest.mark.parametrize("file", ["", ".", "..", "a/b.onnx", "/b.onnx", "..\\b.onnx"])
+def test_files_lie_in_the_folder(build: Path, file: str) -> None:
+    manifest = read_manifest(build / "toy")
+    with pytest.raises(ValueError, match="a plain file name in the folder"):
+        replace(manifest.artifacts[0], file=file)
+    with pytest.raises(ValueError, match="a plain file name in the folder"):
+        replace(manifest.float_model, file=file)

@@ -1,0 +1,129 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hemline.errors import EngineUnavailableError, InputError
+from hemline.pictures import read_picture
+
+GREY, COLOR = (4, 4, 1), (4, 4, 3)
+PIXELS = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+
+
+def save(folder: Path, mode: str, name: str = "a.png") -> Path:
+    Image.fromarray(PIXELS).convert(mode).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
+def test_any_mode_as_grey(tmp_path: Path, mode: str) -> None:
+    picture = read_picture(save(tmp_path, mode), GREY, invert=False)
+    assert (picture.dtype, picture.shape) == (np.uint8, GREY)
+    assert np.abs(picture[..., 0].astype(int) - PIXELS).max() <= (16 if mode == "P" else 0)
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS > 100).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", GREY, invert=False)
+    assert (picture[..., 0] == np.where(PIXELS > 100, 255, 0)).all()
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "I;16"
+    picture = read_picture(tmp_path / "a.png", GREY, invert=False)
+    assert (picture[..., 0] == PIXELS).all()
+
+
+def test_colors(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, COLOR, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png", COLOR, invert=False) == pixels).all()
+    picture = read_picture(save(tmp_path, "L"), COLOR, invert=False)
+    assert (picture == PIXELS[..., np.newaxis]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (200, 100)])
+def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size, 77).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", (5, 7, 1), invert=False)
+    assert picture.shape == (5, 7, 1)
+    assert (picture == 77).all()
+
+
+def test_height_comes_before_width(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 4), np.uint8)
+    pixels[1] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png", (2, 4, 1), invert=False)[..., 0] == pixels).all()
+
+
+def test_dark_and_light_swap(tmp_path: Path) -> None:
+    picture = read_picture(save(tmp_path, "L"), GREY, invert=True)
+    assert (picture[..., 0] == 255 - PIXELS).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_npy_file_is_taken_as_it_is(tmp_path: Path, dtype: type) -> None:
+    array = np.ones((3, 9, 2), dtype)
+    np.save(tmp_path / "a.npy", array)
+    found = read_picture(tmp_path / "a.npy", GREY, invert=True)
+    assert found.dtype == dtype
+    assert (found == array).all()
+
+
+@pytest.mark.parametrize("name", ["none.png", "none.npy"])
+def test_a_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"cannot read .*{name}.*No such file"):
+        read_picture(tmp_path / name, GREY, invert=False)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "a.txt"])
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_what_is_no_image(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot read .*{name}"):
+        read_picture(tmp_path / name, GREY, invert=False)
+
+
+def test_a_truncated_image(tmp_path: Path) -> None:
+    path = save(tmp_path, "L")
+    content = path.read_bytes()
+    # The last 16 bytes are a checksum and the chunk that ends the file.
+    for length in range(0, len(content) - 16, 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"cannot read .*a\.png as an image: \S"):
+            read_picture(path, GREY, invert=False)
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}], object))
+    with pytest.raises(InputError, match="allow_pickle=False"):
+        read_picture(tmp_path / "a.npy", GREY, invert=False)
+
+
+def test_an_image_that_would_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, "L")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(InputError, match="exceeds limit of 10 pixels"):
+        read_picture(path, GREY, invert=False)
+
+
+@pytest.mark.parametrize("shape", [(), (784,), (28, 28), (28, 28, 2)])
+def test_a_model_that_takes_no_pictures(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"which is no picture; give an \.npy file"):
+        read_picture(save(tmp_path, "L"), shape, invert=False)
+
+
+def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, "L")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(
+        EngineUnavailableError, match=r"pip install 'hemline\[images\]'; \.npy files need nothing"
+    ):
+        read_picture(path, GREY, invert=False)

@@ -1,0 +1,93 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hemline.bench import summarize_latency
+from hemline.errors import ManifestError
+from hemline.manifest import read_manifest
+from hemline.report import HEADER, format_table, read_parity, report
+
+
+def test_a_table() -> None:
+    table = format_table(("name", "bytes"), [("a", "1,234,567"), ("longer", "8")])
+    assert table.splitlines() == [
+        "| name   |     bytes |",
+        "| ------ | --------: |",
+        "| a      | 1,234,567 |",
+        "| longer |         8 |",
+    ]
+
+
+def test_a_table_without_rows() -> None:
+    assert format_table(("a", "b"), []).splitlines() == ["| a | b |", "| - | : |"]
+
+
+def test_the_report_of_a_folder(build: Path) -> None:
+    rows = report(build / "toy")
+    assert [(row.file, row.size_bytes, row.accuracy, row.verdict) for row in rows] == [
+        ("toy.float.keras", 1234567, 0.91234, "PASS"),
+        ("toy.int8.tflite", 8, 0.9118, "PASS"),
+        ("toy.float16.mlpackage", 8, None, "NOT_RUN"),
+    ]
+    assert [row.delta_pt for row in rows] == [None, pytest.approx(-0.05), None]
+    assert rows[1].latency is not None
+    # Of `predict`, not of the bare engine.
+    assert rows[1].latency.median_ns == 4400.0
+    assert rows[0].latency is rows[2].latency is None
+
+
+def test_the_cells_of_a_report(build: Path) -> None:
+    rows = report(build / "toy")
+    assert len(HEADER) == 6
+    assert [row.cells() for row in rows] == [
+        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", ""),
+        ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~"),
+        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", ""),
+    ]
+    steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), delta_pt=0.0)
+    assert steady.cells()[3:] == ("+0.00", "PASS", "12.3")
+
+
+def test_a_file_without_facts_shows_its_bare_latency(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes())
+    document["files"][0] |= {"predict": None, "predict_ratio": None}
+    path.write_text(json.dumps(document))
+    latency = report(build / "toy")[1].latency
+    assert latency is not None
+    assert latency.median_ns == 1000.0
+
+
+def test_a_latency_of_another_file_is_not_shown(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes())
+    document["files"][0]["sha256"] = "00" * 32
+    path.write_text(json.dumps(document))
+    assert [row.latency for row in report(build / "toy")] == [None, None, None]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parity.json", "bench.json"])
+def test_a_missing_document(build: Path, name: str) -> None:
+    (build / "toy" / name).unlink()
+    with pytest.raises(ManifestError, match=name.replace(".", r"\.")):
+        report(build / "toy")
+
+
+def test_a_stale_parity_report(build: Path) -> None:
+    folder = build / "toy"
+    path = folder / "parity.json"
+    document = json.loads(path.read_bytes())
+    for stale in (
+        document | {"artifacts": document["artifacts"][:1]},
+        document | {"float_model": document["float_model"] | {"sha256": "00" * 32}},
+    ):
+        path.write_text(json.dumps(stale))
+        with pytest.raises(
+            ManifestError,
+            match=r"parity\.json is of other files than the manifest's; run `hemline verify`",
+        ):
+            report(folder)
+        with pytest.raises(ManifestError):
+            read_parity(folder, read_manifest(folder))
