@@ -11,6 +11,9 @@ with quiet():
     import tf_keras
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    # Makes TensorFlow look for devices now, and report in here that there is no GPU.
+    tensorflow.config.list_logical_devices()
+
 __all__ = [
     "convert_variables_to_constants_v2",
     "coremltools",

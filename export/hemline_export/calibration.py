@@ -32,7 +32,6 @@ def draw_calibration(
         seed=seed,
         count=count,
         indices_sha256=hashlib.sha256(drawn.indices.astype("<i8").tobytes()).hexdigest(),
-        sample_sha256=drawn.sample_sha256(),
     )
 
 

@@ -119,7 +119,9 @@ def export(
         manifest = Manifest(
             model=facts,
             float_model=float_model,
-            calibration=calibration_facts if any(r.calibrated for r in recipes) else None,
+            calibration_sample_sha256=(
+                drawn.sample_sha256() if any(r.calibrated for r in recipes) else ()
+            ),
             artifacts=tuple(artifacts),
         )
         for path in sorted(stage.iterdir()):
@@ -148,7 +150,7 @@ def _make(
         input=structure.input,
         output=structure.output,
         margin_pt=recipe.margin_pt,
-        calibration_indices_sha256=calibration.indices_sha256 if recipe.calibrated else None,
+        calibration=calibration if recipe.calibrated else None,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )
     recipe.embed(path, encode(EMBEDDED_SCHEMA, EmbeddedFacts(model=model, artifact=facts)))

@@ -131,7 +131,6 @@ class CalibrationFacts:
         seed: of the draw.
         count: how many samples.
         indices_sha256: of the drawn indices as little-endian int64, in the order used.
-        sample_sha256: the first 16 hex digits of the SHA-256 of each sample's bytes.
     """
 
     source: str
@@ -139,7 +138,6 @@ class CalibrationFacts:
     seed: int
     count: int
     indices_sha256: str
-    sample_sha256: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +151,7 @@ class ArtifactFacts:
         input: the file's own input tensor.
         output: the file's own output tensor.
         margin_pt: how much accuracy it may lose, in percentage points.
-        calibration_indices_sha256: names the calibration draw; None where none was needed.
+        calibration: the samples its ranges come from; None where none were needed.
         toolchain: the version of each package that had a part in it.
     """
 
@@ -163,7 +161,7 @@ class ArtifactFacts:
     input: TensorSpec
     output: TensorSpec
     margin_pt: float
-    calibration_indices_sha256: str | None
+    calibration: CalibrationFacts | None
     toolchain: dict[str, str]
 
     def __post_init__(self) -> None:

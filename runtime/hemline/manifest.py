@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hemline.documents import read_document, write_document
 from hemline.errors import ChecksumError, ManifestError, ModelFileError
-from hemline.facts import ArtifactFacts, CalibrationFacts, ModelFacts
+from hemline.facts import ArtifactFacts, ModelFacts
 from hemline.files import sha256
 
 SCHEMA = "hemline.manifest/1"
@@ -40,11 +40,19 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A folder of artifacts made from one float model."""
+    """A folder of artifacts made from one float model.
+
+    Attributes:
+        model: what all artifacts share.
+        float_model: what they were made from.
+        calibration_sample_sha256: the first 16 hex digits of the SHA-256 of each sample that
+            calibration saw, so that a test on one of them is noticed.
+        artifacts: the files.
+    """
 
     model: ModelFacts
     float_model: FloatModel
-    calibration: CalibrationFacts | None
+    calibration_sample_sha256: tuple[str, ...]
     artifacts: tuple[Artifact, ...]
 
     def sha256_by_file(self) -> dict[str, str]:

@@ -283,9 +283,9 @@ def _require_fit(manifest: Manifest, samples: Samples) -> None:
 
 
 def _require_unseen(manifest: Manifest, samples: Samples) -> None:
-    if manifest.calibration is None:
+    seen = set(manifest.calibration_sample_sha256)
+    if not seen:
         return
-    seen = set(manifest.calibration.sample_sha256)
     leaked = [i for i, digest in enumerate(samples.sample_sha256()) if digest in seen]
     if leaked:
         raise DataError(

@@ -21,8 +21,9 @@ def test_a_model_is_exported_from_the_command_line(
     manifest = read_manifest(out)
     assert manifest.model.labels == tuple("abcdefghij")
     assert manifest.model.floor_accuracy == 0.5
-    assert manifest.calibration is not None
-    assert (manifest.calibration.count, manifest.calibration.seed) == (20, 3)
+    calibration = manifest.artifacts[0].facts.calibration
+    assert calibration is not None
+    assert (calibration.count, calibration.seed) == (20, 3)
     size = manifest.artifacts[0].size_bytes
     assert capsys.readouterr().out == f"{out / 'separable.int8.tflite'}: {size:,} bytes\n"
 

@@ -70,11 +70,13 @@ def test_the_same_facts_ride_in_every_file(exported: Path) -> None:
 
 def test_only_the_calibrated_file_names_a_calibration(exported: Path) -> None:
     manifest = read_manifest(exported)
-    assert manifest.calibration is not None
-    assert manifest.calibration.count == len(manifest.calibration.sample_sha256) == 100
+    assert len(set(manifest.calibration_sample_sha256)) == 100
     for artifact in manifest.artifacts:
-        expected = manifest.calibration.indices_sha256 if artifact.facts.recipe == "int8" else None
-        assert artifact.facts.calibration_indices_sha256 == expected
+        calibration = artifact.facts.calibration
+        assert (calibration is not None) == (artifact.facts.recipe == "int8")
+        if calibration is not None:
+            assert (calibration.source, calibration.split) == ("train.npz", "file")
+            assert (calibration.seed, calibration.count) == (0, 100)
 
 
 def test_an_int8_file_records_its_grids(exported: Path) -> None:

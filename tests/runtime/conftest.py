@@ -84,7 +84,9 @@ def artifact_facts() -> ArtifactFacts:
         ),
         output=TensorSpec(name="probabilities", shape=(None, 3), dtype="float32"),
         margin_pt=0.3,
-        calibration_indices_sha256=None,
+        calibration=CalibrationFacts(
+            source="pets", split="train", seed=0, count=1, indices_sha256="cd" * 32
+        ),
         toolchain={"hemline": "0.1.0"},
     )
 
@@ -110,14 +112,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
     manifest = Manifest(
         model=model_facts,
         float_model=float_model,
-        calibration=CalibrationFacts(
-            source="pets",
-            split="train",
-            seed=0,
-            count=1,
-            indices_sha256="cd" * 32,
-            sample_sha256=("0123456789abcdef",),
-        ),
+        calibration_sample_sha256=("0123456789abcdef",),
         artifacts=tuple(
             Artifact(file=file, sha256=digest, size_bytes=8, facts=artifact_facts)
             for file, digest in zip(files, digests, strict=True)

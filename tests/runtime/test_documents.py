@@ -141,7 +141,11 @@ def set_key(*path: str | int) -> Callable[[Any, Any], None]:
         (set_key("model", "input", "shape"), [28, "28"], r"\.input\.shape\[1\]: expected int"),
         (set_key("model", "labels"), ["a", "a"], r"\.model: labels must be two or more"),
         (set_key("model", "input", "preprocessing", "std"), 0, r"\.preprocessing: preprocessing"),
-        (set_key("calibration"), [], r"\.calibration: expected an object, got \[\]"),
+        (
+            set_key("artifacts", 0, "facts", "calibration"),
+            [],
+            r"\.calibration: expected an object, got \[\]",
+        ),
     ],
 )
 def test_a_wrong_manifest_is_named_with_its_key(

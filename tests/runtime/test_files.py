@@ -43,6 +43,14 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_a_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
+    path, link = tmp_path / "a.bin", tmp_path / "link"
+    path.write_bytes(b"old")
+    link.hardlink_to(path)
+    write_bytes(path, b"new")
+    assert (path.read_bytes(), link.read_bytes()) == (b"new", b"old")
+
+
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.mlpackage"
     for name in ("old", "new"):

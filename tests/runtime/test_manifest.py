@@ -24,7 +24,7 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
 
 
 def test_a_written_manifest_is_read_back(build: Path, tmp_path: Path) -> None:
-    manifest = replace(read_manifest(build / "toy"), calibration=None, artifacts=())
+    manifest = replace(read_manifest(build / "toy"), calibration_sample_sha256=(), artifacts=())
     write_manifest(tmp_path / "new", manifest)
     assert read_manifest(tmp_path / "new") == manifest
 

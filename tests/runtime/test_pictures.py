@@ -31,7 +31,7 @@ def test_black_and_white(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    Image.fromarray(PIXELS.astype(np.uint16) * 256 + 7).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "I;16"
     picture = read_picture(tmp_path / "a.png", GREY, invert=False)
