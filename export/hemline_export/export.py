@@ -26,6 +26,7 @@ from hemline.facts import (
 )
 from hemline.files import replacing, sha256, size_bytes, staging
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
+from hemline.parity import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
 from hemline_export.calibration import DEFAULT_COUNT, draw_calibration, preprocess
 from hemline_export.freeze import freeze
@@ -129,6 +130,8 @@ def export(
                 continue
             with replacing(out / path.name) as temporary:
                 path.rename(temporary)
+        # Those of the model that was here before.
+        (out / FLOAT_PREDICTIONS).unlink(missing_ok=True)
         write_manifest(out, manifest)
     return manifest
 

@@ -247,12 +247,14 @@ def _float_probabilities(
     probabilities = model.predict(samples.images).probabilities
     if not np.isfinite(probabilities).all():
         raise DataError(f"{manifest.float_model.file} gives NaN or infinity on the test samples")
-    archive = io.BytesIO()
-    np.savez_compressed(archive, key=key, probabilities=probabilities)
-    try:
-        write_bytes(path, archive.getvalue())
-    except OutputError as error:
-        progress(f"the float predictions are not kept: {error}")
+    # Predictions on other samples, a release's say, are not given up for these.
+    if not path.exists():
+        archive = io.BytesIO()
+        np.savez_compressed(archive, key=key, probabilities=probabilities)
+        try:
+            write_bytes(path, archive.getvalue())
+        except OutputError as error:
+            progress(f"the float predictions are not kept: {error}")
     return probabilities
 
 

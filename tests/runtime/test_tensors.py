@@ -38,6 +38,8 @@ grids = st.builds(QuantParams, scale=scales, zero_point=st.integers(-128, 127))
         (0.5, -128, "int8", [-0.5, -1e30, 128.0, 1e30], [-128, -128, 127, 127]),
         (1.0, 128, "uint8", [-129.0, -128.0, 0.0, 127.0, 128.0], [0, 0, 128, 255, 255]),
         (0.25, 10, "int16", [-8194.5, 0.25, 8189.25], [-32768, 11, 32767]),
+        # A division: times the reciprocal would give 8 and 13.
+        (0.3, 0, "int8", [2.25, 3.7500002], [7, 12]),
     ],
 )
 def test_quantization(
