@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HemlineError as error:
         print(f"hemline: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nhemline: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader, `head` say, has seen enough. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -258,7 +261,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)

@@ -335,3 +335,14 @@ def test_a_reader_that_leaves_early(exported: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_an_interrupt_is_no_traceback(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hemline.cli.bench.bench", interrupt)
+    assert main(["bench", str(exported)]) == 130
+    assert capsys.readouterr().err == "\nhemline: interrupted\n"
