@@ -6,7 +6,9 @@ Other packages plug in subcommands through the entry-point group `hemline.comman
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -17,11 +19,21 @@ import hemline
 from hemline import bench, inspection, parity
 from hemline.documents import encode, write_document
 from hemline.errors import HemlineError
+from hemline.files import write_bytes
+from hemline.junit import format_junit
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
 from hemline.report import HEADER, format_table, report
 
 COMMANDS = "hemline.commands"
+
+# SGR codes: green, bold red, yellow, yellow.
+_COLOURS: dict[str, str] = {
+    Verdict.PASS: "32",
+    Verdict.FAIL: "1;31",
+    Verdict.INCONCLUSIVE: "33",
+    Verdict.NOT_RUN: "33",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +64,16 @@ def show_progress(text: str) -> None:
 def end_progress() -> None:
     """Clears the progress line."""
     show_progress("")
+
+
+def paint(table: str) -> str:
+    """Returns a table with its verdicts in colour, if stdout is a terminal and NO_COLOR unset."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return table
+    verdicts = "|".join(_COLOURS)
+    return re.sub(
+        rf"\b({verdicts})(?= \|)", lambda m: f"\x1b[{_COLOURS[m[1]]}m{m[1]}\x1b[0m", table
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,51 +108,74 @@ def _add_verify(commands: Commands) -> None:
         "folder of the model's own data set (default: found as the README says)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write parity.json there")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML there, for CI")
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="POINTS",
+        help="how much accuracy any artifact may lose (default: as its manifest says)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 unless every verdict is PASS")
     parser.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    result = parity.verify(options.folder, options.data, show_progress)
+    result = parity.verify(options.folder, options.data, show_progress, margin_pt=options.margin)
     end_progress()
     if options.json:
         write_document(options.json, parity.SCHEMA, result)
-    reference = result.float_model
+    if options.junit:
+        write_bytes(options.junit, format_junit(result, strict=options.strict))
     print(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
-    measures = [f"{reference.accuracy:.4f}", f"{reference.loss:.4f}", "", "", "", ""]
-    rows = [[reference.file, *measures, reference.verdict]]
-    for artifact in result.artifacts:
-        paired = artifact.paired
-        rows.append(
-            [
-                artifact.file,
-                "" if artifact.accuracy is None else f"{artifact.accuracy:.4f}",
-                "" if artifact.loss is None else f"{artifact.loss:.4f}",
-                "" if artifact.agreement is None else f"{artifact.agreement:.4f}",
-                "" if paired is None else f"{paired.delta_pt:+.2f}",
-                "" if paired is None else f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
-                "" if paired is None else f"−{paired.margin_pt:g}",
-                artifact.verdict,
-            ]
-        )
-    header = (
-        "file",
-        "accuracy",
-        "loss",
-        "agrees",
-        "delta pt",
-        "95 % interval",
-        "margin",
-        "verdict",
-    )
-    print(format_table(header, rows))
+    reference = result.float_model
+    rows = [
+        [reference.file, f"{reference.accuracy:.4f}", *[""] * 6, reference.verdict],
+        *(_parity_cells(artifact) for artifact in result.artifacts),
+    ]
+    print(paint(format_table(_PARITY_HEADER, rows)))
     if reference.verdict == Verdict.FAIL:
         print(f"{reference.file}: accuracy is below the floor of {reference.floor_accuracy}")
     for artifact in result.artifacts:
         if artifact.verdict != Verdict.PASS:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
+        for change in artifact.classes:
+            if change.verdict == Verdict.FAIL:
+                print(
+                    f"{artifact.file}: class {change.label} collapses: recall "
+                    f"{change.recall_change_pt:+.1f} points, p {change.holm_p:.2g} (Holm)"
+                )
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
+
+
+_PARITY_HEADER = (
+    "file",
+    "accuracy",
+    "delta pt",
+    "95 % interval",
+    "margin",
+    "errors",
+    "agrees",
+    "SQNR dB",
+    "verdict",
+)
+
+
+def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
+    paired, growth = artifact.paired, artifact.error_growth
+    if paired is None or growth is None:
+        return [artifact.file, *[""] * 7, artifact.verdict]
+    return [
+        artifact.file,
+        f"{artifact.accuracy:.4f}",
+        f"{paired.delta_pt:+.2f}",
+        f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
+        f"−{paired.margin_pt:g}",
+        "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
+        f"{artifact.agreement:.4f}",
+        "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
+        artifact.verdict,
+    ]
 
 
 def _add_bench(commands: Commands) -> None:
@@ -256,8 +301,18 @@ def _add_report(commands: Commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     rows = [row for folder in options.folders for row in report(folder)]
-    print(format_table(HEADER, [row.cells() for row in rows]))
+    print(paint(format_table(HEADER, [row.cells() for row in rows])))
     return int(Verdict.FAIL in {row.verdict for row in rows})
+
+
+def _margin(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not 0 < points < 100:
+        raise argparse.ArgumentTypeError(f"expected points between 0 and 100, got {text!r}")
+    return points
 
 
 def _positive(text: str) -> int:

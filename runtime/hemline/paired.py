@@ -6,9 +6,12 @@ the evidence on their difference in accuracy, (c − b) / n, lies in those two c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Standard normal quantiles: 95 % one-sided, and 95 % two-sided.
 Z_ONE_SIDED = 1.6448536269514722
@@ -152,3 +155,114 @@ def _solve(function: Callable[[float], float], low: float, high: float) -> float
         else:
             high = middle
     return (low + high) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorGrowth:
+    """How the number of errors grew, given the float model's errors on these samples.
+
+    A loss of 0.3 points sounds small; on a model that is 92 % right it is 4 % more errors.
+
+    Attributes:
+        float_errors: the float model's.
+        artifact_errors: the artifact's.
+        growth: artifact_errors / float_errors − 1; None if the float model makes none.
+        low: lower end of its 95 % interval: Tango's for delta, over the float model's errors.
+        high: upper end.
+    """
+
+    float_errors: int
+    artifact_errors: int
+    growth: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassChange:
+    """How one class's recall changed.
+
+    Attributes:
+        label: the class's name.
+        n: samples of the class.
+        b: of those, float right and artifact wrong.
+        c: float wrong and artifact right.
+        recall_change_pt: 100 · (c − b) / n; None for a class without samples.
+        mcnemar_p: exact two-sided p-value.
+        holm_p: the same, corrected for looking at every class (Holm 1979).
+        verdict: FAIL if the recall fell and holm_p is below 0.05, else PASS.
+    """
+
+    label: str
+    n: int
+    b: int
+    c: int
+    recall_change_pt: float | None
+    mcnemar_p: float
+    holm_p: float
+    verdict: str
+
+
+def measure_error_growth(paired: PairedResult, float_errors: int) -> ErrorGrowth:
+    """Returns the growth of the error count that a paired result means."""
+    scale = -paired.n / 100 / float_errors if float_errors else None
+    return ErrorGrowth(
+        float_errors=float_errors,
+        artifact_errors=float_errors + paired.b - paired.c,
+        growth=None if scale is None else scale * paired.delta_pt + 0.0,
+        low=None if scale is None else scale * paired.high_pt,
+        high=None if scale is None else scale * paired.low_pt,
+    )
+
+
+def compare_classes(
+    float_right: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+) -> tuple[ClassChange, ...]:
+    """Compares recall class by class, so that a class that collapses shows in a good total.
+
+    Args:
+        float_right: bool (n,), where the float model is right.
+        right: bool (n,), where the artifact is.
+        labels: int64 (n,).
+        names: of the classes.
+    """
+    counts = [
+        (
+            int((labels == k).sum()),
+            int((float_right & ~right & (labels == k)).sum()),
+            int((~float_right & right & (labels == k)).sum()),
+        )
+        for k in range(len(names))
+    ]
+    p_values = [mcnemar_exact(b=b, c=c) for _, b, c in counts]
+    return tuple(
+        ClassChange(
+            label=name,
+            n=n,
+            b=b,
+            c=c,
+            recall_change_pt=100 * (c - b) / n if n else None,
+            mcnemar_p=p,
+            holm_p=corrected,
+            verdict=Verdict.FAIL if c < b and corrected < 0.05 else Verdict.PASS,
+        )
+        for name, (n, b, c), p, corrected in zip(
+            names, counts, p_values, holm(p_values), strict=True
+        )
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for their number, in their order.
+
+    Source: Holm, Scandinavian Journal of Statistics 6:65–70 (1979).
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, position in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        corrected[position] = largest
+    return corrected

@@ -1,7 +1,7 @@
 """`hemline verify`: each artifact against its float model, on the same test samples.
 
-parity.json is the record. Verdicts are those of `hemline.paired`; an output that holds NaN or
-infinity is a FAIL whatever its accuracy.
+parity.json is the record. Verdicts are those of `hemline.paired`; an artifact whose outputs hold
+NaN or infinity, or are no probabilities, is a FAIL whatever its accuracy.
 """
 
 import io
@@ -14,19 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.errors import DataError, EngineUnavailableError, OutputError
+from hemline.facts import TensorSpec
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
+from hemline.measures import calibration_error, cross_entropy, mean_kl, sqnr_db
 from hemline.model import load
-from hemline.paired import PairedResult, Verdict, compare_paired
+from hemline.paired import (
+    ClassChange,
+    ErrorGrowth,
+    PairedResult,
+    Verdict,
+    compare_classes,
+    compare_paired,
+    measure_error_growth,
+)
 from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
 
 SCHEMA = "hemline.parity/1"
 FILE_NAME = "parity.json"
 FLOAT_PREDICTIONS = "float_predictions.npz"
-
-# The least probability a cross-entropy takes the logarithm of, as in Keras.
-_EPSILON = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,7 @@ class FloatParity:
         sha256: of the file.
         accuracy: top-1, in [0, 1].
         loss: mean cross-entropy, in nats.
+        calibration_error: expected calibration error, in [0, 1].
         floor_accuracy: the least accuracy that is no failure, if the manifest sets one.
         verdict: PASS or FAIL.
     """
@@ -56,6 +64,7 @@ class FloatParity:
     sha256: str
     accuracy: float
     loss: float
+    calibration_error: float
     floor_accuracy: float | None
     verdict: str
 
@@ -75,7 +84,12 @@ class ArtifactParity:
         loss: mean cross-entropy, in nats.
         agreement: share of samples with the float model's top-1 class.
         max_probability_change: the largest |Δp| of any class of any sample.
+        mean_kl: mean Kullback-Leibler divergence from the float model's outputs, in nats.
+        sqnr_db: of the outputs against the float model's, signal over noise; None: equal.
+        calibration_error_change: expected calibration error less the float model's.
         paired: the paired comparison with the float model.
+        error_growth: what that means for the number of errors.
+        classes: the change of each class's recall.
     """
 
     file: str
@@ -88,16 +102,31 @@ class ArtifactParity:
     loss: float | None = None
     agreement: float | None = None
     max_probability_change: float | None = None
+    mean_kl: float | None = None
+    sqnr_db: float | None = None
+    calibration_error_change: float | None = None
     paired: PairedResult | None = None
+    error_growth: ErrorGrowth | None = None
+    classes: tuple[ClassChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """A folder's artifacts against their float model."""
+    """A folder's artifacts against their float model.
+
+    Attributes:
+        model: its name.
+        data: the samples.
+        host: the machine.
+        margin_override_pt: the margin that was asked for instead of the manifest's, if any.
+        float_model: the float model's own result.
+        artifacts: each artifact's.
+    """
 
     model: str
     data: DataRecord
     host: Host
+    margin_override_pt: float | None
     float_model: FloatParity
     artifacts: tuple[ArtifactParity, ...]
 
@@ -107,7 +136,11 @@ class ParityReport:
 
 
 def verify(
-    folder: Path, data: str | None = None, progress: Callable[[str], None] = lambda _: None
+    folder: Path,
+    data: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    margin_pt: float | None = None,
 ) -> ParityReport:
     """Compares each artifact of a folder with its float model.
 
@@ -115,6 +148,7 @@ def verify(
         folder: where manifest.json and the artifacts are.
         data: the test samples, as `hemline.samples.resolve_samples` takes them.
         progress: is told what is being run.
+        margin_pt: a margin for every artifact instead of the manifest's, in percentage points.
 
     Raises:
         ManifestError: the folder has no valid manifest.
@@ -135,7 +169,7 @@ def verify(
     results = []
     for artifact in manifest.artifacts:
         progress(f"verify {artifact.file}")
-        results.append(_verify_artifact(folder, artifact, samples, reference))
+        results.append(_verify_artifact(folder, manifest, artifact, samples, reference, margin_pt))
     return ParityReport(
         model=manifest.model.model,
         data=DataRecord(
@@ -145,11 +179,13 @@ def verify(
             sha256=samples.sha256(),
         ),
         host=describe_host(),
+        margin_override_pt=margin_pt,
         float_model=FloatParity(
             file=manifest.float_model.file,
             sha256=manifest.float_model.sha256,
             accuracy=accuracy,
             loss=loss,
+            calibration_error=calibration_error(reference, samples.labels),
             floor_accuracy=floor,
             verdict=Verdict.FAIL if floor is not None and accuracy < floor else Verdict.PASS,
         ),
@@ -165,12 +201,16 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
         labels: int64 (n,).
     """
     right = float((probabilities.argmax(axis=1) == labels).mean())
-    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return right, float(-np.log(np.clip(of_label, _EPSILON, 1)).mean())
+    return right, cross_entropy(probabilities, labels)
 
 
 def _verify_artifact(
-    folder: Path, artifact: Artifact, samples: Samples, reference: NDArray[np.float32]
+    folder: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    samples: Samples,
+    reference: NDArray[np.float32],
+    margin_pt: float | None,
 ) -> ArtifactParity:
     def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
@@ -194,13 +234,20 @@ def _verify_artifact(
             Verdict.FAIL,
             f"NaN or infinity in the outputs of {len(broken)} samples, first sample {broken[0]}",
         )
+    strange = _first_without_probabilities(probabilities, artifact.facts.output)
+    if strange is not None:
+        return result(
+            Verdict.FAIL,
+            f"the outputs are no probabilities: those of sample {strange} sum to "
+            f"{probabilities[strange].sum():g}; was the softmax lost?",
+        )
     float_right = reference.argmax(axis=1) == samples.labels
     right = probabilities.argmax(axis=1) == samples.labels
     paired = compare_paired(
         n=len(samples),
         b=int((float_right & ~right).sum()),
         c=int((~float_right & right).sum()),
-        margin_pt=artifact.facts.margin_pt,
+        margin_pt=artifact.facts.margin_pt if margin_pt is None else margin_pt,
     )
     accuracy, loss = score(probabilities, samples.labels)
     return result(
@@ -210,8 +257,23 @@ def _verify_artifact(
         loss=loss,
         agreement=float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         max_probability_change=float(np.abs(probabilities - reference).max()),
+        mean_kl=mean_kl(reference, probabilities),
+        sqnr_db=sqnr_db(reference, probabilities),
+        calibration_error_change=calibration_error(probabilities, samples.labels)
+        - calibration_error(reference, samples.labels),
         paired=paired,
+        error_growth=measure_error_growth(paired, int((~float_right).sum())),
+        classes=compare_classes(float_right, right, samples.labels, manifest.model.labels),
     )
+
+
+def _first_without_probabilities(outputs: NDArray[np.float32], tensor: TensorSpec) -> int | None:
+    """Returns the first sample whose outputs are not in [0, 1] with a sum of 1, or None."""
+    # Float16 rounds each of them by 2⁻¹² at the most, an integer grid by half a step.
+    step = tensor.quantization.scale / 2 if tensor.quantization else 2**-12
+    slack = 1e-3 + step * outputs.shape[1]
+    strange = (np.abs(outputs.sum(axis=1) - 1) > slack) | (outputs.min(axis=1) < -slack)
+    return int(np.argmax(strange)) if strange.any() else None
 
 
 def explain(paired: PairedResult) -> str:

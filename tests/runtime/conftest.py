@@ -124,11 +124,13 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
         model="toy",
         data=DataRecord(source="pets", split="test", count=10_000, sha256="ef" * 32),
         host=host,
+        margin_override_pt=None,
         float_model=FloatParity(
             file=float_model.file,
             sha256=float_model.sha256,
             accuracy=0.91234,
             loss=0.25,
+            calibration_error=0.01,
             floor_accuracy=0.75,
             verdict="PASS",
         ),

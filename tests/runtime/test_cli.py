@@ -5,14 +5,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import hemline
 from hemline.bench import BenchReport
-from hemline.cli import main
+from hemline.cli import main, paint
 from hemline.documents import read_document
 from hemline.parity import ParityReport
 
@@ -63,10 +65,10 @@ def test_verify(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> Non
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "separable on 200 samples of few.npz"
-    header = "file accuracy loss agrees delta pt 95 % interval margin verdict"
+    header = "file accuracy delta pt 95 % interval margin errors agrees SQNR dB verdict"
     assert " ".join(lines[1].replace("|", " ").split()) == header
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:8]]
-    assert [(row[0], row[6], row[7]) for row in cells] == [
+    assert [(row[0], row[4], row[8]) for row in cells] == [
         ("separable.float.keras", "", "PASS"),
         ("separable.float32.tflite", "−50", "PASS"),
         (INT8, "−50", "PASS"),
@@ -75,7 +77,19 @@ def test_verify(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> Non
     ]
     report = read_document(tmp_path / "new" / "parity.json", "hemline.parity/1", ParityReport)
     assert cells[0][1] == f"{report.float_model.accuracy:.4f}"
-    assert cells[2][2] == f"{report.artifacts[1].loss:.4f}"
+    int8 = report.artifacts[1]
+    assert int8.paired is not None
+    assert int8.error_growth is not None
+    assert int8.error_growth.growth is not None
+    assert cells[2][1:8] == [
+        f"{int8.accuracy:.4f}",
+        f"{int8.paired.delta_pt:+.2f}",
+        f"{int8.paired.low_pt:+.3f} … {int8.paired.high_pt:+.3f}",
+        "−50",
+        f"{100 * int8.error_growth.growth:+.1f} %",
+        f"{int8.agreement:.4f}",
+        f"{int8.sqnr_db:.1f}",
+    ]
     assert len(lines) == 9
     assert lines[8].startswith("separable.float16.mlpackage: NOT_RUN: Core ML runs on macOS only")
 
@@ -85,6 +99,54 @@ def test_verify_strictly(ready: Path, few: Path, capsys: Captured) -> None:
     assert run(capsys, "verify", ready, "--data", few)[0] == 0
     # Core ML did not run.
     assert run(capsys, "verify", ready, "--data", few, "--strict")[0] == 1
+
+
+def test_a_margin_is_overridden_and_recorded(
+    ready: Path, few: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["verify", ready, "--data", few, "--margin", "40", "--json", tmp_path / "parity.json"]
+    assert run(capsys, *words)[0] == 0
+    report = read_document(tmp_path / "parity.json", "hemline.parity/1", ParityReport)
+    assert report.margin_override_pt == 40
+    assert [a.paired.margin_pt for a in report.artifacts if a.paired] == [40, 40, 40]
+
+
+@pytest.mark.parametrize("margin", ["0", "-1", "100", "nan", "much"])
+def test_an_impossible_margin(ready: Path, margin: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(ready), f"--margin={margin}"])
+    assert f"expected points between 0 and 100, got '{margin}'" in capsys.readouterr().err
+
+
+def test_a_collapsed_class_is_named_and_goes_to_ci(
+    ready: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    predict = hemline.Model.predict
+
+    def never_a_bag(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
+        found = predict(model, images)
+        if model.path.name == INT8:
+            found.probabilities[:, 8] = 0
+        return found
+
+    monkeypatch.setattr(hemline.Model, "predict", never_a_bag)
+    words = ["verify", ready, "--data", few, "--margin", "40", "--junit", tmp_path / "ci.xml"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if "collapses" in line]
+    assert line.startswith(f"{INT8}: class Bag collapses: recall −".replace("−", "-"))
+    assert b'tests="5" failures="0" skipped="1"' in (tmp_path / "ci.xml").read_bytes()
+
+
+def test_verdicts_are_coloured_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = "| PASS.tflite | FAIL |\n| b | INCONCLUSIVE |"
+    assert paint(table) == table
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    painted = "| PASS.tflite | \x1b[1;31mFAIL\x1b[0m |\n| b | \x1b[33mINCONCLUSIVE\x1b[0m |"
+    assert paint(table) == painted
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint(table) == table
 
 
 def test_verify_inconclusive(ready: Path, few: Path, capsys: Captured) -> None:

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from hemline.paired import (
     Z_ONE_SIDED,
     Z_TWO_SIDED,
+    compare_classes,
     compare_paired,
+    holm,
     mcnemar_exact,
+    measure_error_growth,
     score_interval,
     score_statistic,
 )
@@ -213,3 +216,56 @@ def test_impossible_counts(n: int, b: int, c: int) -> None:
 def test_impossible_margins(margin_pt: float) -> None:
     with pytest.raises(ValueError, match="a margin must lie between 0 and 100 points"):
         compare_paired(n=10, b=0, c=0, margin_pt=margin_pt)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.2 times 4, 3, 2, 1, and never less than the one before.
+    assert holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_error_growth_is_the_interval_of_delta_over_the_float_errors() -> None:
+    paired = compare_paired(n=1000, b=12, c=4, margin_pt=1.0)
+    growth = measure_error_growth(paired, float_errors=80)
+    assert (growth.float_errors, growth.artifact_errors) == (80, 88)
+    assert growth.growth == pytest.approx(0.1)
+    assert growth.low == pytest.approx(-paired.high_pt / 8)
+    assert growth.high == pytest.approx(-paired.low_pt / 8)
+
+
+def test_a_model_without_errors_has_no_growth() -> None:
+    paired = compare_paired(n=10, b=1, c=0, margin_pt=1.0)
+    growth = measure_error_growth(paired, float_errors=0)
+    assert (growth.artifact_errors, growth.growth, growth.low, growth.high) == (1, None, None, None)
+
+
+def test_a_class_that_collapses_shows_in_an_unchanged_total() -> None:
+    labels = np.repeat([0, 1, 2], 40)
+    float_right, right = np.ones(120, bool), np.ones(120, bool)
+    right[:15] = False
+    float_right[40:55] = False
+    total = compare_paired(n=120, b=15, c=15, margin_pt=5.0)
+    assert total.delta_pt == 0.0
+    lost, won, same = compare_classes(float_right, right, labels, ("a", "b", "c"))
+    assert (lost.label, lost.n, lost.b, lost.c) == ("a", 40, 15, 0)
+    assert lost.recall_change_pt == pytest.approx(-37.5)
+    assert lost.holm_p == pytest.approx(3 * 2 * 0.5**15)
+    assert (lost.verdict, won.verdict, same.verdict) == ("FAIL", "PASS", "PASS")
+
+
+def test_a_class_without_samples_is_no_failure() -> None:
+    found = compare_classes(np.ones(2, bool), np.ones(2, bool), np.zeros(2, np.int64), ("a", "b"))
+    assert (found[1].n, found[1].recall_change_pt, found[1].verdict) == (0, None, "PASS")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share_b", "share_c"), [(0.006, 0.005), (0.02, 0.01), (0.001, 0.001)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(share_b: float, share_c: float) -> None:
+    random = np.random.default_rng(2026)
+    n, draws = 2000, 2000
+    counts = random.multinomial(n, [share_b, share_c, 1 - share_b - share_c], draws)
+    ends = [score_interval(n=n, b=int(b), c=int(c), z=Z_TWO_SIDED) for b, c, _ in counts]
+    covered = np.mean([low <= share_c - share_b <= high for low, high in ends])
+    # Three standard errors of a share of 0.95 over so many draws, and the counts' own steps.
+    assert 0.95 - 0.02 < covered < 0.95 + 0.025

@@ -19,6 +19,7 @@ from hemline.errors import (
     ManifestError,
     ModelFileError,
 )
+from hemline.measures import calibration_error, mean_kl, sqnr_db
 from hemline.paired import compare_paired
 from hemline.parity import SCHEMA, ParityReport, explain, score, verify
 from hemline.samples import resolve_samples
@@ -367,3 +368,40 @@ def test_a_report_is_read_back(ready: Path, few: Path, monkeypatch: pytest.Monke
     report = verify(ready, str(few))
     assert decode(SCHEMA, ParityReport, encode(SCHEMA, report), "p") == report
     assert report.data.sha256 == resolve_samples(str(few), None, "test").sha256()
+
+
+def test_every_measure_is_the_one_of_its_name(exported: Path, garments: Path, whole: Path) -> None:
+    with np.load(garments / "test.npz") as data:
+        images, labels = data["images"], data["labels"].astype(np.int64)
+    reference = hemline.load(exported / "separable.float.keras").predict(images).probabilities
+    found = hemline.load(exported / "separable.int8.tflite").predict(images).probabilities
+    (int8,) = [a for a in read(whole).artifacts if a.recipe == "int8"]
+    assert int8.mean_kl == pytest.approx(mean_kl(reference, found), rel=1e-3)
+    assert int8.sqnr_db == pytest.approx(sqnr_db(reference, found), abs=0.01)
+    assert int8.max_probability_change == pytest.approx(np.abs(found - reference).max(), abs=1e-5)
+    assert int8.calibration_error_change == pytest.approx(
+        calibration_error(found, labels) - calibration_error(reference, labels), abs=1e-5
+    )
+    assert int8.error_growth is not None
+    assert int8.error_growth.artifact_errors == int((found.argmax(1) != labels).sum())
+    assert sum(change.n for change in int8.classes) == 6000
+    assert sum(change.b for change in int8.classes) == int8.paired.b
+
+
+def test_a_lost_softmax_fails_though_no_class_changes(
+    ready: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = hemline.Model.predict
+
+    def give_logits(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
+        found = predict(model, images)
+        if model.path.name == "separable.float32.onnx":
+            np.log(found.probabilities, out=found.probabilities)
+        return found
+
+    monkeypatch.setattr(hemline.Model, "predict", give_logits)
+    results = {a.file: a for a in verify(ready, str(few), margin_pt=50.0).artifacts}
+    broken = results["separable.float32.onnx"]
+    assert broken.verdict == "FAIL"
+    assert broken.reason.startswith("the outputs are no probabilities: those of sample 0 sum to -")
+    assert results["separable.float32.tflite"].verdict == "PASS"

@@ -1,0 +1,39 @@
+"""parity results as JUnit XML, which CI systems show test by test."""
+
+from xml.etree import ElementTree
+
+from hemline.paired import Verdict
+from hemline.parity import ParityReport
+
+
+def format_junit(report: ParityReport, *, strict: bool) -> bytes:
+    """Returns JUnit XML: one test case for the float model and one for each artifact.
+
+    FAIL is a failure. What is neither PASS nor FAIL is skipped, with its reason, or with
+    `strict` a failure too.
+    """
+    results = [
+        (report.float_model.file, report.float_model.verdict, "accuracy is below the floor"),
+        *((artifact.file, artifact.verdict, artifact.reason) for artifact in report.artifacts),
+    ]
+    kinds = [_kind(verdict, strict) for _, verdict, _ in results]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"hemline verify {report.model}",
+        tests=str(len(results)),
+        failures=str(kinds.count("failure")),
+        skipped=str(kinds.count("skipped")),
+        errors="0",
+    )
+    for (file, verdict, reason), kind in zip(results, kinds, strict=True):
+        case = ElementTree.SubElement(suite, "testcase", classname=report.model, name=file)
+        if kind:
+            ElementTree.SubElement(case, kind, message=f"{verdict}: {reason}")
+    content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def _kind(verdict: str, strict: bool) -> str:
+    if verdict == Verdict.PASS:
+        return ""
+    return "failure" if strict or verdict == Verdict.FAIL else "skipped"

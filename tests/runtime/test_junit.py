@@ -1,0 +1,46 @@
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from hemline.documents import read_document
+from hemline.junit import format_junit
+from hemline.parity import FILE_NAME, SCHEMA, ParityReport
+
+
+@pytest.fixture
+def report(build: Path) -> ParityReport:
+    report = read_document(build / "toy" / FILE_NAME, SCHEMA, ParityReport)
+    one, other = report.artifacts
+    return replace(
+        report,
+        artifacts=(
+            replace(one, verdict="FAIL", reason='"<&> lost'),
+            replace(other, verdict="NOT_RUN", reason="no engine"),
+        ),
+    )
+
+
+def test_each_file_is_a_case(report: ParityReport) -> None:
+    suite = ElementTree.fromstring(format_junit(report, strict=False))
+    assert {k: suite.get(k) for k in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "3",
+        "failures": "1",
+        "skipped": "1",
+        "errors": "0",
+    }
+    passed, failed, skipped = suite
+    assert (passed.get("classname"), passed.get("name")) == ("toy", "toy.float.keras")
+    assert len(passed) == 0
+    assert [(child.tag, child.get("message")) for child in failed] == [
+        ("failure", 'FAIL: "<&> lost')
+    ]
+    assert [(child.tag, child.get("message")) for child in skipped] == [
+        ("skipped", "NOT_RUN: no engine")
+    ]
+
+
+def test_strict_takes_no_excuse(report: ParityReport) -> None:
+    suite = ElementTree.fromstring(format_junit(report, strict=True))
+    assert (suite.get("failures"), suite.get("skipped")) == ("2", "0")
