@@ -139,9 +139,9 @@ def _verify(options: argparse.Namespace) -> int:
         if artifact.verdict != Verdict.PASS:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
         for change in artifact.classes:
-            if change.verdict == Verdict.FAIL:
+            if change.falls:
                 print(
-                    f"{artifact.file}: class {change.label} collapses: recall "
+                    f"{artifact.file}: class {change.label} loses recall: "
                     f"{change.recall_change_pt:+.1f} points, p {change.holm_p:.2g} (Holm)"
                 )
     verdicts = set(result.verdicts())

@@ -190,7 +190,7 @@ class ClassChange:
         recall_change_pt: 100 · (c − b) / n; None for a class without samples.
         mcnemar_p: exact two-sided p-value.
         holm_p: the same, corrected for looking at every class (Holm 1979).
-        verdict: FAIL if the recall fell and holm_p is below 0.05, else PASS.
+        falls: the recall fell, and holm_p is below 0.05.
     """
 
     label: str
@@ -200,7 +200,7 @@ class ClassChange:
     recall_change_pt: float | None
     mcnemar_p: float
     holm_p: float
-    verdict: str
+    falls: bool
 
 
 def measure_error_growth(paired: PairedResult, float_errors: int) -> ErrorGrowth:
@@ -221,7 +221,7 @@ def compare_classes(
     labels: NDArray[np.int64],
     names: Sequence[str],
 ) -> tuple[ClassChange, ...]:
-    """Compares recall class by class, so that a class that collapses shows in a good total.
+    """Compares recall class by class, so that a class that loses shows in a good total.
 
     Args:
         float_right: bool (n,), where the float model is right.
@@ -247,7 +247,7 @@ def compare_classes(
             recall_change_pt=100 * (c - b) / n if n else None,
             mcnemar_p=p,
             holm_p=corrected,
-            verdict=Verdict.FAIL if c < b and corrected < 0.05 else Verdict.PASS,
+            falls=c < b and corrected < 0.05,
         )
         for name, (n, b, c), p, corrected in zip(
             names, counts, p_values, holm(p_values), strict=True

@@ -251,12 +251,12 @@ def test_a_class_that_collapses_shows_in_an_unchanged_total() -> None:
     assert (lost.label, lost.n, lost.b, lost.c) == ("a", 40, 15, 0)
     assert lost.recall_change_pt == pytest.approx(-37.5)
     assert lost.holm_p == pytest.approx(3 * 2 * 0.5**15)
-    assert (lost.verdict, won.verdict, same.verdict) == ("FAIL", "PASS", "PASS")
+    assert (lost.falls, won.falls, same.falls) == (True, False, False)
 
 
 def test_a_class_without_samples_is_no_failure() -> None:
     found = compare_classes(np.ones(2, bool), np.ones(2, bool), np.zeros(2, np.int64), ("a", "b"))
-    assert (found[1].n, found[1].recall_change_pt, found[1].verdict) == (0, None, "PASS")
+    assert (found[1].n, found[1].recall_change_pt, found[1].falls) == (0, None, False)
 
 
 @pytest.mark.slow
