@@ -16,10 +16,11 @@ from typing import TypeAlias
 import hemline
 from hemline import bench, inspection, parity
 from hemline.documents import encode, write_document
+from hemline.engines.coreml_reference import CAVEAT
 from hemline.errors import HemlineError
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
-from hemline.report import HEADER, format_table, report
+from hemline.report import HEADER, format_table, mark_verdict, report
 
 COMMANDS = "hemline.commands"
 
@@ -110,7 +111,7 @@ def _verify(options: argparse.Namespace) -> int:
                 "" if paired is None else f"{paired.delta_pt:+.2f}",
                 "" if paired is None else f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
                 "" if paired is None else f"−{paired.margin_pt:g}",
-                artifact.verdict,
+                mark_verdict(artifact.verdict, is_reference=artifact.is_reference),
             ]
         )
     header = (
@@ -127,7 +128,7 @@ def _verify(options: argparse.Namespace) -> int:
     if reference.verdict == Verdict.FAIL:
         print(f"{reference.file}: accuracy is below the floor of {reference.floor_accuracy}")
     for artifact in result.artifacts:
-        if artifact.verdict != Verdict.PASS:
+        if artifact.verdict != Verdict.PASS or artifact.is_reference:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
@@ -257,6 +258,8 @@ def _add_report(commands: Commands) -> None:
 def _report(options: argparse.Namespace) -> int:
     rows = [row for folder in options.folders for row in report(folder)]
     print(format_table(HEADER, [row.cells() for row in rows]))
+    if any(row.is_reference for row in rows):
+        print(f"(reference): the verdict is from {CAVEAT}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 

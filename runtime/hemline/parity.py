@@ -1,10 +1,12 @@
 """`hemline verify`: each artifact against its float model, on the same test samples.
 
 parity.json is the record. Verdicts are those of `hemline.paired`; an output that holds NaN or
-infinity is a FAIL whatever its accuracy.
+infinity is a FAIL whatever its accuracy. Where Core ML does not run, its packages are judged by a
+reference evaluation, and the record says so.
 """
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import DataError, EngineUnavailableError, OutputError
+from hemline.engines.coreml import CoreMLEngine
+from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
+from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
@@ -89,6 +93,11 @@ class ArtifactParity:
     agreement: float | None = None
     max_probability_change: float | None = None
     paired: PairedResult | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether a reference evaluation stood in for the engine that the file is made for."""
+        return self.engine == CoreMLReferenceEngine.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,25 +181,28 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
 def _verify_artifact(
     folder: Path, artifact: Artifact, samples: Samples, reference: NDArray[np.float32]
 ) -> ArtifactParity:
-    def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
+    def result(engine: str, verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
             file=artifact.file,
             recipe=artifact.facts.recipe,
-            engine=artifact.facts.engine,
+            engine=engine,
             sha256=artifact.sha256,
             verdict=verdict,
-            reason=reason,
+            reason=f"{reason} ({CAVEAT})" if engine == CoreMLReferenceEngine.name else reason,
             **measures,
         )
 
+    refer = artifact.facts.engine == CoreMLEngine.name and sys.platform != "darwin"
     try:
-        model = load(folder / artifact.file)
-    except EngineUnavailableError as error:
-        return result(Verdict.NOT_RUN, str(error))
-    probabilities = model.predict(samples.images).probabilities
+        model = load(folder / artifact.file, engine=CoreMLReferenceEngine.name if refer else None)
+        probabilities = model.predict(samples.images).probabilities
+    except (EngineUnavailableError, UnknownOperationError) as error:
+        return result(artifact.facts.engine, Verdict.NOT_RUN, str(error))
+    engine = model.engine.name
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(broken):
         return result(
+            engine,
             Verdict.FAIL,
             f"NaN or infinity in the outputs of {len(broken)} samples, first sample {broken[0]}",
         )
@@ -204,6 +216,7 @@ def _verify_artifact(
     )
     accuracy, loss = score(probabilities, samples.labels)
     return result(
+        engine,
         Verdict(paired.verdict),
         explain(paired),
         accuracy=accuracy,
