@@ -25,8 +25,6 @@ from hemline.errors import (
     ModelFileError,
     UnknownOperationError,
 )
-from hemline.paired import Verdict
-from hemline.parity import verify
 
 Array = NDArray[Any]
 SAMPLES = 3
@@ -840,22 +838,6 @@ def test_verify_uses_it_and_says_so(
     assert "PASS (reference) |" in table
     assert "separable.float16.mlpackage: PASS: with 95 % confidence" in table
     assert f"({CAVEAT})" in table
-
-
-@off_macos
-def test_verify_does_without_where_coremltools_is_missing(
-    exported: Path, garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "separable"
-    shutil.copytree(exported, folder)
-    monkeypatch.setitem(sys.modules, "coremltools", None)
-    (package,) = (
-        artifact
-        for artifact in verify(folder, str(garments / "test.npz")).artifacts
-        if artifact.file.endswith(".mlpackage")
-    )
-    assert (package.engine, package.verdict) == ("coreml", Verdict.NOT_RUN)
-    assert "pip install coremltools" in package.reason
 
 
 @off_macos
