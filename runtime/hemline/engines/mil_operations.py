@@ -9,6 +9,7 @@ Definitions: coremltools' `converters/mil/mil/ops/defs`, whose docstrings specif
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -81,9 +82,7 @@ def _max_pool(
     pad: Sequence[int],
     ceil_mode: bool,  # noqa: ARG001 - where it matters the shape differs, which is refused
 ) -> Array:
-    windows = _pool_windows(x, kernel_sizes, strides, pad_type, pad, -np.inf)
-    result: Array = windows.max(axis=_last_axes(kernel_sizes))
-    return result.reshape(*x.shape[:2], *result.shape[1:])
+    return _pool(np.maximum, x, kernel_sizes, strides, pad_type, pad, -np.inf)
 
 
 def _avg_pool(
@@ -96,16 +95,14 @@ def _avg_pool(
     ceil_mode: bool,  # noqa: ARG001 - as in max_pool
 ) -> Array:
     def add(values: Array, outside: float) -> Array:
-        windows = _pool_windows(values, kernel_sizes, strides, pad_type, pad, outside)
-        total: Array = windows.sum(axis=_last_axes(kernel_sizes))
-        return total
+        return _pool(np.add, values, kernel_sizes, strides, pad_type, pad, outside)
 
     counts = add(np.ones_like(x[:1, :1]), 0.0 if exclude_padding_from_average else 1.0)
-    result = add(x, 0.0) / counts
-    return result.reshape(*x.shape[:2], *result.shape[1:])
+    return add(x, 0.0) / counts
 
 
-def _pool_windows(
+def _pool(
+    function: Callable[[Array, Array], Array],
     x: Array,
     kernel: Sequence[int],
     strides: Sequence[int],
@@ -113,11 +110,10 @@ def _pool_windows(
     pad: Sequence[int],
     outside: float,
 ) -> Array:
-    return _windows(x, kernel, strides, [1] * len(kernel), pad_type, pad, outside)
-
-
-def _last_axes(kernel: Sequence[int]) -> tuple[int, ...]:
-    return tuple(range(-len(kernel), 0))
+    windows = _windows(x, kernel, strides, [1] * len(kernel), pad_type, pad, outside)
+    # One place of the kernel after the other: NumPy reduces short axes slowly.
+    result = reduce(function, (windows[..., *place] for place in np.ndindex(*kernel)))
+    return result.reshape(*x.shape[:2], *result.shape[1:])
 
 
 def _windows(
@@ -156,7 +152,8 @@ def _windows(
             ends = total // 2, total - total // 2
             pads.append(ends if pad_type == "same" else ends[::-1])
     padded = np.pad(x.reshape(-1, *x.shape[2:]), [(0, 0), (0, 0), *pads], constant_values=outside)
-    views = np.lib.stride_tricks.sliding_window_view(padded, reach, _last_axes(kernel))
+    axes = tuple(range(-len(kernel), 0))
+    views = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
     steps = (slice(None, None, step) for step in (*strides, *dilations))
     result: Array = views[:, :, *steps]
     return result
