@@ -1,6 +1,6 @@
 """Keras on TensorFlow, and the converters, imported without their chatter."""
 
-from hemline_export.quiet import quiet
+from hemline.quiet import quiet
 
 # TensorFlow logs while it loads, and coremltools reports each of Apple's libraries as missing.
 with quiet():

@@ -6,9 +6,9 @@ from typing import Any
 from hemline.errors import ExportError
 from hemline.facts import EMBEDDED_KEY
 from hemline.files import replacing
+from hemline.quiet import quiet
 from hemline_export.backend import coremltools
 from hemline_export.freeze import Frozen
-from hemline_export.quiet import quiet
 
 
 def coreml_from_frozen(frozen: Frozen, labels: tuple[str, ...]) -> Any:

@@ -4,9 +4,9 @@ import onnx
 
 from hemline.errors import ExportError
 from hemline.facts import EMBEDDED_KEY
+from hemline.quiet import quiet
 from hemline_export.backend import tf2onnx
 from hemline_export.freeze import Frozen
-from hemline_export.quiet import quiet
 
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hemline.errors import ExportError
 from hemline.facts import EMBEDDED_KEY
+from hemline.quiet import quiet
 from hemline_export.backend import tensorflow as tf
 from hemline_export.freeze import Frozen
-from hemline_export.quiet import quiet
 
 _FILE_IDENTIFIER = b"TFL3"
 _BUFFER_ALIGNMENT = 16

@@ -16,6 +16,7 @@ from hemline.errors import (
     ManifestError,
     ModelFileError,
     OutputError,
+    UnknownOperationError,
 )
 from hemline.model import Model, Prediction, load
 
@@ -33,5 +34,6 @@ __all__ = [
     "ModelFileError",
     "OutputError",
     "Prediction",
+    "UnknownOperationError",
     "load",
 ]

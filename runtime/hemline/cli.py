@@ -18,12 +18,13 @@ from typing import TypeAlias
 import hemline
 from hemline import bench, inspection, parity
 from hemline.documents import encode, write_document
+from hemline.engines.coreml_reference import CAVEAT
 from hemline.errors import HemlineError
 from hemline.files import write_bytes
 from hemline.junit import format_junit
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
-from hemline.report import HEADER, format_table, report
+from hemline.report import HEADER, format_table, mark_verdict, report
 
 COMMANDS = "hemline.commands"
 
@@ -72,7 +73,9 @@ def paint(table: str) -> str:
         return table
     verdicts = "|".join(_COLOURS)
     return re.sub(
-        rf"\b({verdicts})(?= \|)", lambda m: f"\x1b[{_COLOURS[m[1]]}m{m[1]}\x1b[0m", table
+        rf"\b({verdicts})(?=( \(reference\))? \|)",
+        lambda m: f"\x1b[{_COLOURS[m[1]]}m{m[1]}\x1b[0m",
+        table,
     )
 
 
@@ -136,7 +139,7 @@ def _verify(options: argparse.Namespace) -> int:
     if reference.verdict == Verdict.FAIL:
         print(f"{reference.file}: accuracy is below the floor of {reference.floor_accuracy}")
     for artifact in result.artifacts:
-        if artifact.verdict != Verdict.PASS:
+        if artifact.verdict != Verdict.PASS or artifact.is_reference:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
         for change in artifact.classes:
             if change.falls:
@@ -174,7 +177,7 @@ def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
         "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
         f"{artifact.agreement:.4f}",
         "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
-        artifact.verdict,
+        mark_verdict(artifact.verdict, is_reference=artifact.is_reference),
     ]
 
 
@@ -302,6 +305,8 @@ def _add_report(commands: Commands) -> None:
 def _report(options: argparse.Namespace) -> int:
     rows = [row for folder in options.folders for row in report(folder)]
     print(paint(format_table(HEADER, [row.cells() for row in rows])))
+    if any(row.is_reference for row in rows):
+        print(f"(reference): the verdict is from {CAVEAT}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 

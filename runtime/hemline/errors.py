@@ -4,7 +4,8 @@ HemlineError
 ├── DataError         a data set is missing, damaged or does not fit the model
 ├── InputError        an image has the wrong shape, type or values
 ├── ModelFileError    a model file is missing, damaged or not what its name says
-│   └── ChecksumError     its SHA-256 is not the one in its manifest
+│   ├── ChecksumError     its SHA-256 is not the one in its manifest
+│   └── UnknownOperationError    it holds an operation that its engine cannot evaluate
 ├── ManifestError     a JSON document of Hemline's is not valid
 ├── EngineUnavailableError   the engine that a file needs is not installed here
 ├── ExportError       a model cannot be converted as asked
@@ -32,6 +33,10 @@ class ModelFileError(HemlineError):
 
 class ChecksumError(ModelFileError):
     """A model file's SHA-256 is not the one that its manifest records."""
+
+
+class UnknownOperationError(ModelFileError):
+    """A model file holds an operation, or a form of one, that its engine cannot evaluate."""
 
 
 class ManifestError(HemlineError):

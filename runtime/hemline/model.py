@@ -122,18 +122,22 @@ class Model:
         return self.facts
 
 
-def load(path: str | Path, threads: int = 1) -> Model:
+def load(path: str | Path, threads: int = 1, *, engine: str | None = None) -> Model:
     """Opens a model file.
 
     A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
     one. Without a manifest, the facts inside the file are used.
 
     Args:
-        path: a .tflite or .onnx file, or an .mlpackage folder (macOS only).
+        path: a .tflite or .onnx file, or an .mlpackage folder.
         threads: how many threads the engine may use, at least 1.
+        engine: what runs it; None for the suffix's own. An .mlpackage runs in `coreml` on macOS;
+            `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
+            the last bit.
 
     Raises:
-        ModelFileError: there is no such file, or its engine refuses it.
+        ModelFileError: there is no such file, its engine refuses it, or `engine` is not one for
+            such files.
         ChecksumError: it is not the file that its manifest records.
         ManifestError: its manifest or the facts inside it are not valid.
         EngineUnavailableError: its engine is not installed or not for this system.
@@ -143,13 +147,13 @@ def load(path: str | Path, threads: int = 1) -> Model:
         raise InputError(f"threads must be at least 1, got {threads}")
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
-    engine_class = engine_for(path)
+    engine_class = engine_for(path, engine)
     facts = _facts_from_manifest(path)
-    engine = engine_class(path, threads)
+    opened = engine_class(path, threads)
     if facts is None:
-        embedded = embedded_facts(path, engine.embedded_facts())
+        embedded = embedded_facts(path, opened.embedded_facts())
         facts = embedded.model if embedded else None
-    return Model(path, engine, facts)
+    return Model(path, opened, facts)
 
 
 def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:

@@ -1,10 +1,12 @@
 """`hemline verify`: each artifact against its float model, on the same test samples.
 
 parity.json is the record. Verdicts are those of `hemline.paired`; an artifact whose outputs hold
-NaN or infinity, or are no probabilities, is a FAIL whatever its accuracy.
+NaN or infinity, or are no probabilities, is a FAIL whatever its accuracy. Where Core ML does not
+run, its packages are judged by a reference evaluation, and the record says so.
 """
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import DataError, EngineUnavailableError, OutputError
+from hemline.engines.coreml import CoreMLEngine
+from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
+from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
 from hemline.facts import TensorSpec
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
@@ -108,6 +112,11 @@ class ArtifactParity:
     paired: PairedResult | None = None
     error_growth: ErrorGrowth | None = None
     classes: tuple[ClassChange, ...] = ()
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether a reference evaluation stood in for the engine that the file is made for."""
+        return self.engine == CoreMLReferenceEngine.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,31 +221,35 @@ def _verify_artifact(
     reference: NDArray[np.float32],
     margin_pt: float | None,
 ) -> ArtifactParity:
-    def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
+    def result(engine: str, verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
             file=artifact.file,
             recipe=artifact.facts.recipe,
-            engine=artifact.facts.engine,
+            engine=engine,
             sha256=artifact.sha256,
             verdict=verdict,
-            reason=reason,
+            reason=f"{reason} ({CAVEAT})" if engine == CoreMLReferenceEngine.name else reason,
             **measures,
         )
 
+    refer = artifact.facts.engine == CoreMLEngine.name and sys.platform != "darwin"
     try:
-        model = load(folder / artifact.file)
-    except EngineUnavailableError as error:
-        return result(Verdict.NOT_RUN, str(error))
-    probabilities = model.predict(samples.images).probabilities
+        model = load(folder / artifact.file, engine=CoreMLReferenceEngine.name if refer else None)
+        probabilities = model.predict(samples.images).probabilities
+    except (EngineUnavailableError, UnknownOperationError) as error:
+        return result(artifact.facts.engine, Verdict.NOT_RUN, str(error))
+    engine = model.engine.name
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(broken):
         return result(
+            engine,
             Verdict.FAIL,
             f"NaN or infinity in the outputs of {len(broken)} samples, first sample {broken[0]}",
         )
     strange = _first_without_probabilities(probabilities, artifact.facts.output)
     if strange is not None:
         return result(
+            engine,
             Verdict.FAIL,
             f"the outputs are no probabilities: those of sample {strange} sum to "
             f"{probabilities[strange].sum():g}; was the softmax lost?",
@@ -251,6 +264,7 @@ def _verify_artifact(
     )
     accuracy, loss = score(probabilities, samples.labels)
     return result(
+        engine,
         Verdict(paired.verdict),
         explain(paired),
         accuracy=accuracy,

@@ -24,6 +24,7 @@ class Row:
         accuracy: top-1 on the test samples, in [0, 1].
         delta_pt: accuracy less the float model's, in percentage points.
         verdict: of `hemline verify`.
+        is_reference: whether the verdict is from a reference evaluation.
         latency: of `predict` on one image, or of the bare engine for a file without facts.
     """
 
@@ -32,6 +33,7 @@ class Row:
     accuracy: float | None
     delta_pt: float | None
     verdict: str
+    is_reference: bool
     latency: Latency | None
 
     def cells(self) -> tuple[str, ...]:
@@ -41,7 +43,7 @@ class Row:
             f"{self.size_bytes:,}",
             "" if self.accuracy is None else f"{self.accuracy:.4f}",
             "" if self.delta_pt is None else f"{self.delta_pt:+.2f}",
-            self.verdict,
+            mark_verdict(self.verdict, is_reference=self.is_reference),
             ""
             if self.latency is None
             else f"{self.latency.median_ns / 1e3:.1f}{'~' if self.latency.noisy else ''}",
@@ -67,6 +69,7 @@ def report(folder: Path) -> list[Row]:
             accuracy=reference.accuracy,
             delta_pt=None,
             verdict=reference.verdict,
+            is_reference=False,
             latency=None,
         ),
         *(
@@ -76,11 +79,17 @@ def report(folder: Path) -> list[Row]:
                 accuracy=result.accuracy,
                 delta_pt=result.paired.delta_pt if result.paired else None,
                 verdict=result.verdict,
+                is_reference=result.is_reference,
                 latency=latencies.get(artifact.sha256),
             )
             for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
         ),
     ]
+
+
+def mark_verdict(verdict: str, *, is_reference: bool) -> str:
+    """Returns a verdict as tables show it, marked if it is from a reference evaluation."""
+    return f"{verdict} (reference)" if is_reference else verdict
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

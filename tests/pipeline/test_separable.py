@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,10 @@ def test_it_is_verified_and_benchmarked(
     assert main(["report", str(folder)]) == int("FAIL" in verdicts.values())
     table = capsys.readouterr().out
     assert all(file in table for file in verdicts)
+    referred = (
+        "(reference): the verdict is from a reference evaluation, not Apple hardware" in table
+    )
+    assert referred == (sys.platform != "darwin")
 
 
 def test_depthwise_relu6_and_batch_normalization_stay_int8(

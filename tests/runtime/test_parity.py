@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import hemline
 from hemline import engines
 from hemline.documents import decode, encode
 from hemline.engines.litert import LiteRTEngine
+from hemline.engines.mil_operations import COMPUTATIONS
 from hemline.errors import (
     ChecksumError,
     DataError,
@@ -93,11 +95,33 @@ def test_float32_artifacts_pass(whole: Path) -> None:
     assert report.verdicts() == ["PASS", *(artifact.verdict for artifact in report.artifacts)]
 
 
-def test_core_ml_is_not_run_here(whole: Path) -> None:
+def test_core_ml_is_judged_by_a_reference_here(whole: Path) -> None:
     result = read(whole).artifacts[3]
-    assert (result.engine, result.recipe, result.verdict) == ("coreml", "float16", "NOT_RUN")
-    assert "Core ML runs on macOS only" in result.reason
+    assert (result.engine, result.recipe) == ("coreml-reference", "float16")
+    assert result.is_reference
+    assert result.verdict == "PASS"
+    assert result.reason.endswith("(a reference evaluation, not Apple hardware)")
+    assert result.agreement is not None
+    assert result.agreement > 0.99
+
+
+def test_a_verdict_without_coremltools_is_not_run(
+    whole: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    result = verify(whole, str(few)).artifacts[3]
+    assert (result.engine, result.verdict) == ("coreml", "NOT_RUN")
+    assert "pip install coremltools" in result.reason
     assert result.accuracy is result.loss is result.agreement is result.paired is None
+
+
+def test_an_operation_that_the_reference_does_not_know_is_not_run(
+    whole: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(COMPUTATIONS, "softmax")
+    result = verify(whole, str(few)).artifacts[3]
+    assert (result.engine, result.verdict) == ("coreml", "NOT_RUN")
+    assert "does not know the operation 'softmax'" in result.reason
 
 
 def test_the_measures_are_those_of_the_predictions(whole: Path, garments: Path) -> None:

@@ -48,6 +48,8 @@ def test_the_cells_of_a_report(build: Path) -> None:
     ]
     steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), delta_pt=0.0)
     assert steady.cells()[3:] == ("+0.00", "PASS", "12.3")
+    referred = replace(rows[2], verdict="PASS", is_reference=True)
+    assert referred.cells()[4] == "PASS (reference)"
 
 
 def test_a_file_without_facts_shows_its_bare_latency(build: Path) -> None:

@@ -9,26 +9,40 @@ from hemline.errors import EngineUnavailableError, ModelFileError
 
 ENTRY_POINTS = "hemline.engines"
 
+# Of several engines for one suffix, the first is the default.
 _BUILT_IN = {
-    ".tflite": ("hemline.engines.litert", "LiteRTEngine"),
-    ".onnx": ("hemline.engines.onnxruntime", "ONNXRuntimeEngine"),
-    ".mlpackage": ("hemline.engines.coreml", "CoreMLEngine"),
+    ".tflite": {"litert": ("hemline.engines.litert", "LiteRTEngine")},
+    ".onnx": {"onnxruntime": ("hemline.engines.onnxruntime", "ONNXRuntimeEngine")},
+    ".mlpackage": {
+        "coreml": ("hemline.engines.coreml", "CoreMLEngine"),
+        "coreml-reference": ("hemline.engines.coreml_reference", "CoreMLReferenceEngine"),
+    },
 }
 
 
-def engine_for(path: Path) -> type[Engine]:
+def engine_for(path: Path, name: str | None = None) -> type[Engine]:
     """Returns the engine class for a file, by its suffix.
 
     Other packages add one through an entry point of the group `hemline.engines` whose name is
     the suffix without its dot.
 
+    Args:
+        path: the file.
+        name: of one of Hemline's own engines; None for the default.
+
     Raises:
-        ModelFileError: nothing runs files of this suffix.
+        ModelFileError: nothing runs files of this suffix, or not the engine of that name.
         EngineUnavailableError: what runs them is not installed, or not for this system.
     """
-    if path.suffix in _BUILT_IN:
-        module, name = _BUILT_IN[path.suffix]
-        engine: type[Engine] = getattr(import_module(module), name)
+    choices = _BUILT_IN.get(path.suffix, {})
+    if name is not None and name not in choices:
+        raise ModelFileError(
+            f"{path}: no engine {name!r} runs files ending in {path.suffix!r}; "
+            f"known: {', '.join(choices) or 'none by name'}"
+        )
+    if choices:
+        module, attribute = choices[name or next(iter(choices))]
+        engine: type[Engine] = getattr(import_module(module), attribute)
         return engine
     for point in entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix(".")):
         try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hemline.engines.base import Engine, FileStructure, require_one
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
+from hemline.quiet import quiet
 
 
 class CoreMLEngine(Engine):
@@ -27,11 +28,12 @@ class CoreMLEngine(Engine):
         if sys.platform != "darwin":
             raise EngineUnavailableError(
                 f"Core ML runs on macOS only, and this is {sys.platform}: {path.name} cannot run "
-                "here; use the model's .tflite or .onnx file"
+                "here; use the model's .tflite or .onnx file, or engine='coreml-reference' "
+                "(Python) to evaluate it without Apple hardware, which says nothing of its speed"
             )
-        self._model: Any = _open(path, load=True)
+        self._model: Any = open_package(path, load=True)
         spec = self._model.get_spec()
-        self.input, self.output = _tensors(path, spec)
+        self.input, self.output = describe_tensors(path, spec)
         self._labels: tuple[str, ...] = _class_labels(path, spec)
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -43,13 +45,13 @@ class CoreMLEngine(Engine):
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
-        model = _open(path, load=False)
+        model = open_package(path, load=False)
         spec = model.get_spec()
-        tensors = _tensors(path, spec)
+        tensors = describe_tensors(path, spec)
         return FileStructure(
             input=tensors[0],
             output=tensors[1],
-            operators=Counter(op.type for op in _operations(spec) if op.type != "const"),
+            operators=Counter(op.type for op in list_operations(spec) if op.type != "const"),
             embedded_facts=_embedded_facts(model),
         )
 
@@ -58,9 +60,17 @@ class CoreMLEngine(Engine):
         return version("coremltools")
 
 
-def _open(path: Path, *, load: bool) -> Any:
+def open_package(path: Path, *, load: bool) -> Any:
+    """Opens a package as a `coremltools.models.MLModel`, loaded into Core ML or only read.
+
+    Raises:
+        EngineUnavailableError: coremltools is not installed.
+        ModelFileError: it is no Core ML package.
+    """
     try:
-        import coremltools
+        # Off macOS coremltools reports each of Apple's libraries as missing.
+        with quiet():
+            import coremltools
     except ImportError as error:
         raise EngineUnavailableError(
             f"{path.name} needs coremltools, which is not installed: pip install coremltools"
@@ -77,7 +87,12 @@ def _open(path: Path, *, load: bool) -> Any:
         raise ModelFileError(f"{path} is no valid Core ML package: {reason}") from error
 
 
-def _tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
+def describe_tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
+    """Returns a classifier's input, and its probabilities as a tensor of one sample.
+
+    Raises:
+        ModelFileError: it is no classifier with one input.
+    """
     feature = require_one(path, "input", list(spec.description.input))
     array = feature.type.multiArrayType
     kind = type(array).ArrayDataType.Name(array.dataType).lower()
@@ -90,14 +105,15 @@ def _tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
 
 def _class_labels(path: Path, spec: Any) -> tuple[str, ...]:
     """Returns a classifier's labels in the order of its output tensor."""
-    for operation in _operations(spec):
+    for operation in list_operations(spec):
         if operation.type == "classify":
             classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
             return tuple(value.immediateValue.tensor.strings.values[0] for value in classes)
     raise ModelFileError(f"{path} is no Core ML classifier: it has no `classify` operation")
 
 
-def _operations(spec: Any) -> list[Any]:
+def list_operations(spec: Any) -> list[Any]:
+    """Returns the operations of a package's program, in order."""
     main = spec.mlProgram.functions["main"]
     return list(main.block_specializations[main.opset].operations)
 

@@ -1,4 +1,4 @@
-"""Converters at work without their chatter."""
+"""Imports and converters at work without their chatter."""
 
 import logging
 import os
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 def quiet() -> Iterator[None]:
     """Holds back what native code writes to stderr, and shows it if the block raises.
 
-    TensorFlow's converter logs to file descriptor 2 past every setting of Python's.
+    TensorFlow, which coremltools imports where it is installed, logs to file descriptor 2 past
+    every setting of Python's.
     """
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     sys.stderr.flush()

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from hemline_export.quiet import quiet
+from hemline.quiet import quiet
 
 
 def test_native_chatter_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
