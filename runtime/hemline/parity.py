@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measure_step
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
@@ -38,6 +39,9 @@ from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
 SCHEMA = "hemline.parity/1"
 FILE_NAME = "parity.json"
 FLOAT_PREDICTIONS = "float_predictions.npz"
+
+# What runs the same file once more, for the last step of the chain.
+_SECOND = {"litert": "litert-builtin", CoreMLEngine.name: CoreMLReferenceEngine.name}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class ArtifactParity:
         paired: the paired comparison with the float model.
         error_growth: what that means for the number of errors.
         classes: the change of each class's recall.
+        steps: what each step from Keras to this file, and to a second engine, did.
     """
 
     file: str
@@ -112,6 +117,7 @@ class ArtifactParity:
     paired: PairedResult | None = None
     error_growth: ErrorGrowth | None = None
     classes: tuple[ClassChange, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def is_reference(self) -> bool:
@@ -175,10 +181,16 @@ def verify(
     reference = _float_probabilities(folder, manifest, samples, progress)
     accuracy, loss = score(reference, samples.labels)
     floor = manifest.model.floor_accuracy
-    results = []
+    runs, results = {}, []
     for artifact in manifest.artifacts:
-        progress(f"verify {artifact.file}")
-        results.append(_verify_artifact(folder, manifest, artifact, samples, reference, margin_pt))
+        progress(f"run {artifact.file}")
+        runs[artifact.file] = _run(folder, artifact, samples)
+    for artifact in manifest.artifacts:
+        progress(f"judge {artifact.file}")
+        steps = _measure_steps(folder, manifest, artifact, runs, samples, reference)
+        results.append(
+            _judge(manifest, artifact, runs[artifact.file], steps, samples, reference, margin_pt)
+        )
     return ParityReport(
         model=manifest.model.model,
         data=DataRecord(
@@ -213,43 +225,95 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
     return right, cross_entropy(probabilities, labels)
 
 
-def _verify_artifact(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Run:
+    """An artifact's outputs in one engine, or why there are none."""
+
+    engine: str
+    probabilities: NDArray[np.float32] | None
+    reason: str = ""
+
+
+def _run(folder: Path, artifact: Artifact, samples: Samples, engine: str | None = None) -> _Run:
+    if engine is None and artifact.facts.engine == CoreMLEngine.name and sys.platform != "darwin":
+        engine = CoreMLReferenceEngine.name
+    try:
+        model = load(folder / artifact.file, engine=engine)
+        probabilities = model.predict(samples.images).probabilities
+    except (EngineUnavailableError, UnknownOperationError) as error:
+        return _Run(engine=artifact.facts.engine, probabilities=None, reason=str(error))
+    return _Run(engine=model.engine.name, probabilities=probabilities)
+
+
+def _measure_steps(
     folder: Path,
     manifest: Manifest,
     artifact: Artifact,
+    runs: dict[str, _Run],
+    samples: Samples,
+    reference: NDArray[np.float32],
+) -> tuple[Step, ...]:
+    """Returns the chain from Keras to an artifact, and on to a second engine where there is one."""
+
+    def finite(run: _Run | None) -> NDArray[np.float32] | None:
+        outputs = None if run is None else run.probabilities
+        return outputs if outputs is not None and np.isfinite(outputs).all() else None
+
+    run = runs[artifact.file]
+    outputs = finite(run)
+    if outputs is None:
+        return ()
+    keras, last = (manifest.float_model.file, reference), (artifact.file, outputs)
+    wanted = (artifact.facts.engine, "float32")
+    parents = [a for a in manifest.artifacts if (a.facts.engine, a.facts.recipe) == wanted]
+    steps, before = [], keras
+    for parent in parents:
+        exported = finite(runs[parent.file])
+        if exported is not None:
+            before = (parent.file, exported)
+            steps.append(measure_step(FLOAT_EXPORT, keras, before, samples.labels))
+    if artifact not in parents:
+        steps.append(measure_step(artifact.facts.recipe, before, last, samples.labels))
+    second = _SECOND.get(run.engine)
+    again = finite(_run(folder, artifact, samples, second)) if second else None
+    if again is not None:
+        target = (f"{artifact.file} in {second}", again)
+        steps.append(measure_step(ENGINE, last, target, samples.labels))
+    return tuple(steps)
+
+
+def _judge(
+    manifest: Manifest,
+    artifact: Artifact,
+    run: _Run,
+    steps: tuple[Step, ...],
     samples: Samples,
     reference: NDArray[np.float32],
     margin_pt: float | None,
 ) -> ArtifactParity:
-    def result(engine: str, verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
+    def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
             file=artifact.file,
             recipe=artifact.facts.recipe,
-            engine=engine,
+            engine=run.engine,
             sha256=artifact.sha256,
             verdict=verdict,
-            reason=f"{reason} ({CAVEAT})" if engine == CoreMLReferenceEngine.name else reason,
+            reason=f"{reason} ({CAVEAT})" if run.engine == CoreMLReferenceEngine.name else reason,
             **measures,
         )
 
-    refer = artifact.facts.engine == CoreMLEngine.name and sys.platform != "darwin"
-    try:
-        model = load(folder / artifact.file, engine=CoreMLReferenceEngine.name if refer else None)
-        probabilities = model.predict(samples.images).probabilities
-    except (EngineUnavailableError, UnknownOperationError) as error:
-        return result(artifact.facts.engine, Verdict.NOT_RUN, str(error))
-    engine = model.engine.name
+    probabilities = run.probabilities
+    if probabilities is None:
+        return result(Verdict.NOT_RUN, run.reason)
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(broken):
         return result(
-            engine,
             Verdict.FAIL,
             f"NaN or infinity in the outputs of {len(broken)} samples, first sample {broken[0]}",
         )
     strange = _first_without_probabilities(probabilities, artifact.facts.output)
     if strange is not None:
         return result(
-            engine,
             Verdict.FAIL,
             f"the outputs are no probabilities: those of sample {strange} sum to "
             f"{probabilities[strange].sum():g}; was the softmax lost?",
@@ -262,11 +326,13 @@ def _verify_artifact(
         c=int((~float_right & right).sum()),
         margin_pt=artifact.facts.margin_pt if margin_pt is None else margin_pt,
     )
+    reason = explain(paired)
+    if paired.verdict != Verdict.PASS:
+        reason = f"{reason}; {explain_steps(steps)}"
     accuracy, loss = score(probabilities, samples.labels)
     return result(
-        engine,
         Verdict(paired.verdict),
-        explain(paired),
+        reason,
         accuracy=accuracy,
         loss=loss,
         agreement=float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean()),
@@ -278,6 +344,7 @@ def _verify_artifact(
         paired=paired,
         error_growth=measure_error_growth(paired, int((~float_right).sum())),
         classes=compare_classes(float_right, right, samples.labels, manifest.model.labels),
+        steps=steps,
     )
 
 

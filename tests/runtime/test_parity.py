@@ -187,7 +187,8 @@ def test_the_float_predictions_are_kept_and_used_again(
     forbid_keras(monkeypatch)
     told.clear()
     assert verify(fresh, str(few), told.append) == first
-    assert told == [f"verify {artifact.file}" for artifact in first.artifacts]
+    files = [artifact.file for artifact in first.artifacts]
+    assert told == [f"run {file}" for file in files] + [f"judge {file}" for file in files]
 
 
 def test_other_samples_need_keras(
@@ -429,3 +430,54 @@ def test_a_lost_softmax_fails_though_no_class_changes(
     assert broken.verdict == "FAIL"
     assert broken.reason.startswith("the outputs are no probabilities: those of sample 0 sum to -")
     assert results["separable.float32.tflite"].verdict == "PASS"
+
+
+def test_the_chain_leads_from_keras_to_each_file_and_on_to_a_second_engine(whole: Path) -> None:
+    chains = {
+        artifact.file: [(step.name, step.source, step.target) for step in artifact.steps]
+        for artifact in read(whole).artifacts
+    }
+    keras, lite = "separable.float.keras", "separable.float32.tflite"
+    exported = ("float export", keras, lite)
+    assert chains == {
+        lite: [exported, ("engine", lite, f"{lite} in litert-builtin")],
+        "separable.int8.tflite": [
+            exported,
+            ("int8", lite, "separable.int8.tflite"),
+            ("engine", "separable.int8.tflite", "separable.int8.tflite in litert-builtin"),
+        ],
+        "separable.float32.onnx": [("float export", keras, "separable.float32.onnx")],
+        "separable.float16.mlpackage": [("float16", keras, "separable.float16.mlpackage")],
+    }
+
+
+def test_what_the_steps_cost_adds_up(whole: Path) -> None:
+    for artifact in read(whole).artifacts:
+        own = [step.delta_pt for step in artifact.steps if step.name != "engine"]
+        assert artifact.paired is not None
+        assert sum(own) == pytest.approx(artifact.paired.delta_pt, abs=1e-9)
+
+
+def test_a_failure_says_which_step_costs_it(whole: Path) -> None:
+    (int8,) = [a for a in read(whole).artifacts if a.recipe == "int8"]
+    assert int8.verdict == "FAIL"
+    assert int8.reason.endswith(": the recipe int8 costs the most")
+
+
+def test_nan_has_no_chain_and_can_be_recorded(
+    ready: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = hemline.Model.predict
+
+    def break_one(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
+        found = predict(model, images)
+        if model.path.name == "separable.float32.tflite":
+            found.probabilities[5] = np.nan
+        return found
+
+    monkeypatch.setattr(hemline.Model, "predict", break_one)
+    report = verify(ready, str(few))
+    assert decode(SCHEMA, ParityReport, encode(SCHEMA, report), "parity.json") == report
+    chains = {a.file: [step.name for step in a.steps] for a in report.artifacts}
+    assert chains["separable.float32.tflite"] == []
+    assert chains["separable.int8.tflite"] == ["int8", "engine"]

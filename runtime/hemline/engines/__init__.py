@@ -11,7 +11,10 @@ ENTRY_POINTS = "hemline.engines"
 
 # Of several engines for one suffix, the first is the default.
 _BUILT_IN = {
-    ".tflite": {"litert": ("hemline.engines.litert", "LiteRTEngine")},
+    ".tflite": {
+        "litert": ("hemline.engines.litert", "LiteRTEngine"),
+        "litert-builtin": ("hemline.engines.litert", "LiteRTBuiltinEngine"),
+    },
     ".onnx": {"onnxruntime": ("hemline.engines.onnxruntime", "ONNXRuntimeEngine")},
     ".mlpackage": {
         "coreml": ("hemline.engines.coreml", "CoreMLEngine"),

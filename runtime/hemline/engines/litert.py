@@ -14,7 +14,7 @@ from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 except ImportError as error:
     raise EngineUnavailableError(
         "running .tflite files needs LiteRT, which is not installed: pip install 'hemline[litert]'"
@@ -25,11 +25,16 @@ class LiteRTEngine(Engine):
     """A .tflite file in LiteRT's interpreter, with its default XNNPACK kernels."""
 
     name: ClassVar[str] = "litert"
+    _kernels: ClassVar[OpResolverType] = OpResolverType.AUTO
 
     def __init__(self, path: Path, threads: int) -> None:
         try:
             self._content = path.read_bytes()
-            self._interpreter = Interpreter(model_content=self._content, num_threads=threads)
+            self._interpreter = Interpreter(
+                model_content=self._content,
+                num_threads=threads,
+                experimental_op_resolver_type=self._kernels,
+            )
             self._interpreter.allocate_tensors()
             all_inputs = self._interpreter.get_input_details()
             all_outputs = self._interpreter.get_output_details()
@@ -75,6 +80,13 @@ class LiteRTEngine(Engine):
     @classmethod
     def version(cls) -> str:
         return version("ai-edge-litert")
+
+
+class LiteRTBuiltinEngine(LiteRTEngine):
+    """A .tflite file in LiteRT's own kernels, without XNNPACK: a second opinion on a file."""
+
+    name: ClassVar[str] = "litert-builtin"
+    _kernels: ClassVar[OpResolverType] = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
 def _parse(content: bytes) -> Any:

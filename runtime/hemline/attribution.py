@@ -1,0 +1,86 @@
+"""Where a loss comes from: the chain Keras → float export → recipe → engine, step by step.
+
+Each step is measured against the one before, so that "the converter changed it", "the recipe
+costs it" and "another engine computes it differently" can be told apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline.measures import sqnr_db
+
+FLOAT_EXPORT = "float export"
+ENGINE = "engine"
+
+_MEANINGS = {
+    FLOAT_EXPORT: "the converter changed the model",
+    ENGINE: "the engines compute the file differently",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of the chain.
+
+    Attributes:
+        name: `float export`, a recipe's name, or `engine`.
+        source: what came before: a file, or a file in an engine.
+        target: what came of it.
+        delta_pt: accuracy of the target less that of the source, in percentage points.
+        agreement: share of samples with the same top-1 class.
+        max_probability_change: the largest |Δp|.
+        sqnr_db: of the target's outputs against the source's; None where they are equal.
+    """
+
+    name: str
+    source: str
+    target: str
+    delta_pt: float
+    agreement: float
+    max_probability_change: float
+    sqnr_db: float | None
+
+
+def measure_step(
+    name: str,
+    before: tuple[str, NDArray[np.float32]],
+    after: tuple[str, NDArray[np.float32]],
+    labels: NDArray[np.int64],
+) -> Step:
+    """Measures what one step did to the outputs.
+
+    Args:
+        name: of the step.
+        before: what it started from, and its probabilities, float32 (n, classes).
+        after: what came of it, likewise.
+        labels: int64 (n,).
+    """
+    (source, p), (target, q) = before, after
+    top, new_top = p.argmax(axis=1), q.argmax(axis=1)
+    return Step(
+        name=name,
+        source=source,
+        target=target,
+        delta_pt=100 * float((new_top == labels).mean() - (top == labels).mean()),
+        agreement=float((top == new_top).mean()),
+        max_probability_change=float(np.abs(p - q).max()),
+        sqnr_db=sqnr_db(p, q),
+    )
+
+
+def explain_steps(steps: Sequence[Step]) -> str:
+    """Returns the chain in a sentence that names the step with the most noise, if any has some."""
+    noisy = [step for step in steps if step.sqnr_db is not None]
+    if not noisy:
+        return "no step changes an output"
+    worst = min(noisy, key=lambda step: step.sqnr_db or 0.0)
+    chain = ", ".join(
+        f"{step.name} {step.delta_pt:+.2f} pt"
+        + (" (equal)" if step.sqnr_db is None else f" ({step.sqnr_db:.0f} dB)")
+        for step in steps
+    )
+    meaning = _MEANINGS.get(worst.name, f"the recipe {worst.name} costs the most")
+    return f"{chain}: {meaning}"

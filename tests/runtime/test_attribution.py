@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hemline.attribution import Step, explain_steps, measure_step
+
+LABELS = np.array([0, 0, 1, 1])
+
+
+def rows(*first: float) -> NDArray[np.float32]:
+    return np.array([(p, 1 - p) for p in first], np.float32)
+
+
+def test_a_step_is_measured() -> None:
+    before, after = rows(0.9, 0.6, 0.2, 0.4), rows(0.9, 0.4, 0.2, 0.4)
+    step = measure_step("int8", ("a", before), ("b", after), LABELS)
+    assert (step.name, step.source, step.target) == ("int8", "a", "b")
+    assert step.delta_pt == pytest.approx(-25)
+    assert step.agreement == 0.75
+    assert step.max_probability_change == pytest.approx(0.2)
+    assert step.sqnr_db == pytest.approx(10 * np.log10(np.square(before).sum() / 0.08), abs=1e-4)
+
+
+def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
+    return Step(
+        name=name,
+        source="",
+        target="",
+        delta_pt=delta,
+        agreement=1.0,
+        max_probability_change=0.0,
+        sqnr_db=sqnr,
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        (
+            [step("float export", 130.0), step("int8", 20.0, -3.5), step("engine", None)],
+            "float export +0.00 pt (130 dB), int8 -3.50 pt (20 dB), engine +0.00 pt (equal): "
+            "the recipe int8 costs the most",
+        ),
+        (
+            [step("float export", 3.0, -9.0), step("int8", 30.0)],
+            "float export -9.00 pt (3 dB), int8 +0.00 pt (30 dB): the converter changed the model",
+        ),
+        (
+            [step("float export", 130.0), step("engine", -2.0)],
+            "float export +0.00 pt (130 dB), engine +0.00 pt (-2 dB): "
+            "the engines compute the file differently",
+        ),
+        ([step("float export", None)], "no step changes an output"),
+    ],
+)
+def test_the_noisiest_step_is_named(steps: list[Step], sentence: str) -> None:
+    assert explain_steps(steps) == sentence
