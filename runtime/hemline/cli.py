@@ -166,8 +166,9 @@ _PARITY_HEADER = (
 
 def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
     paired, growth = artifact.paired, artifact.error_growth
+    verdict = mark_verdict(artifact.verdict, is_reference=artifact.is_reference)
     if paired is None or growth is None:
-        return [artifact.file, *[""] * 7, artifact.verdict]
+        return [artifact.file, *[""] * 7, verdict]
     return [
         artifact.file,
         f"{artifact.accuracy:.4f}",
@@ -177,7 +178,7 @@ def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
         "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
         f"{artifact.agreement:.4f}",
         "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
-        mark_verdict(artifact.verdict, is_reference=artifact.is_reference),
+        verdict,
     ]
 
 

@@ -10,12 +10,13 @@ def format_junit(report: ParityReport, *, strict: bool) -> bytes:
     """Returns JUnit XML: one test case for the float model and one for each artifact.
 
     FAIL is a failure. What is neither PASS nor FAIL is skipped, with its reason, or with
-    `strict` a failure too.
+    `strict` a failure too. A PASS by a reference evaluation says so in its output.
     """
     results = [
         (report.float_model.file, report.float_model.verdict, "accuracy is below the floor"),
         *((artifact.file, artifact.verdict, artifact.reason) for artifact in report.artifacts),
     ]
+    referred = {artifact.file for artifact in report.artifacts if artifact.is_reference}
     kinds = [_kind(verdict, strict) for _, verdict, _ in results]
     suite = ElementTree.Element(
         "testsuite",
@@ -29,6 +30,8 @@ def format_junit(report: ParityReport, *, strict: bool) -> bytes:
         case = ElementTree.SubElement(suite, "testcase", classname=report.model, name=file)
         if kind:
             ElementTree.SubElement(case, kind, message=f"{verdict}: {reason}")
+        elif file in referred:
+            ElementTree.SubElement(case, "system-out").text = f"{verdict}: {reason}"
     content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return content + b"\n"
 

@@ -113,7 +113,7 @@ def test_a_margin_is_overridden_and_recorded(
     assert run(capsys, *words)[0] == 0
     report = read_document(tmp_path / "parity.json", "hemline.parity/1", ParityReport)
     assert report.margin_override_pt == 40
-    assert [a.paired.margin_pt for a in report.artifacts if a.paired] == [40, 40, 40, 40]
+    assert [a.paired.margin_pt for a in report.artifacts if a.paired] == [40] * 4
 
 
 @pytest.mark.parametrize("margin", ["0", "-1", "100", "nan", "much"])
@@ -144,12 +144,15 @@ def test_a_collapsed_class_is_named_and_goes_to_ci(
 
 
 def test_verdicts_are_coloured_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = "| PASS.tflite | FAIL |\n| b | INCONCLUSIVE |"
+    table = "| PASS.tflite | FAIL |\n| b | INCONCLUSIVE |\n| c | PASS (reference) |"
     assert paint(table) == table
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    painted = "| PASS.tflite | \x1b[1;31mFAIL\x1b[0m |\n| b | \x1b[33mINCONCLUSIVE\x1b[0m |"
-    assert paint(table) == painted
+    assert paint(table).splitlines() == [
+        "| PASS.tflite | \x1b[1;31mFAIL\x1b[0m |",
+        "| b | \x1b[33mINCONCLUSIVE\x1b[0m |",
+        "| c | \x1b[32mPASS\x1b[0m (reference) |",
+    ]
     monkeypatch.setenv("NO_COLOR", "1")
     assert paint(table) == table
 

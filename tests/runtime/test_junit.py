@@ -44,3 +44,11 @@ def test_each_file_is_a_case(report: ParityReport) -> None:
 def test_strict_takes_no_excuse(report: ParityReport) -> None:
     suite = ElementTree.fromstring(format_junit(report, strict=True))
     assert (suite.get("failures"), suite.get("skipped")) == ("2", "0")
+
+
+def test_a_pass_by_a_reference_says_so(report: ParityReport) -> None:
+    one, other = report.artifacts
+    passed = replace(other, engine="coreml-reference", verdict="PASS", reason="(a reference)")
+    referred = replace(report, artifacts=(one, passed))
+    case = ElementTree.fromstring(format_junit(referred, strict=True))[2]
+    assert [(child.tag, child.text) for child in case] == [("system-out", "PASS: (a reference)")]

@@ -54,11 +54,11 @@ class CoreMLReferenceEngine(CoreMLEngine):
 
     Compressed weights are decompressed from what is on disk. Each operation computes in float32,
     and its result is rounded to the type that the program gives its output, float16 for the most
-    part, to nearest with ties to even. That is a choice: Apple documents that the Neural Engine
-    and the GPU compute in float16, but neither the width nor the order of their accumulation
-    (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html), and the
-    runtime may fuse operations and skip roundings. So a device may differ from this engine by a
-    few float16 roundings; a wrong graph, wrong weights or an overflow show here all the same.
+    part, to nearest with ties to even. That is a choice: Apple documents that a program executes
+    in float16 or float32 (https://apple.github.io/coremltools/docs-guides/source/
+    typed-execution.html), but not the width or order of accumulation, nor where roundings fall.
+    So a device may differ from this engine by some float16 roundings; a wrong graph, wrong
+    weights or an overflow show here all the same.
 
     Any number of samples runs at once, though the program is traced for one. The number of
     threads is that of NumPy's BLAS.
