@@ -122,7 +122,7 @@ class Model:
         return self.facts
 
 
-def load(path: str | Path, threads: int = 1) -> Model:
+def load(path: str | Path, threads: int = 1, *, compute_units: str | None = None) -> Model:
     """Opens a model file.
 
     A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
@@ -131,8 +131,11 @@ def load(path: str | Path, threads: int = 1) -> Model:
     Args:
         path: a .tflite or .onnx file, or an .mlpackage folder (macOS only).
         threads: how many threads the engine may use, at least 1.
+        compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
+            or CPU_AND_GPU.
 
     Raises:
+        InputError: threads is below 1, or the engine knows no such compute units.
         ModelFileError: there is no such file, or its engine refuses it.
         ChecksumError: it is not the file that its manifest records.
         ManifestError: its manifest or the facts inside it are not valid.
@@ -145,11 +148,26 @@ def load(path: str | Path, threads: int = 1) -> Model:
         raise ModelFileError(f"there is no model file {path}")
     engine_class = engine_for(path)
     facts = _facts_from_manifest(path)
-    engine = engine_class(path, threads)
+    if compute_units is None:
+        engine = engine_class(path, threads)
+    else:
+        _check_compute_units(engine_class, compute_units)
+        engine = engine_class(path, threads, compute_units)
     if facts is None:
         embedded = embedded_facts(path, engine.embedded_facts())
         facts = embedded.model if embedded else None
     return Model(path, engine, facts)
+
+
+def _check_compute_units(engine_class: type[Engine], compute_units: str) -> None:
+    known = engine_class.compute_units
+    if not known:
+        raise InputError(
+            f"compute units {compute_units!r}: {engine_class.name}, which runs this file, has no "
+            "choice of compute units; leave them out"
+        )
+    if compute_units not in known:
+        raise InputError(f"compute units {compute_units!r}: expected one of {', '.join(known)}")
 
 
 def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:

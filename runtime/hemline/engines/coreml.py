@@ -13,23 +13,34 @@ from hemline.engines.base import Engine, FileStructure, require_one
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 
+# What coremltools.ComputeUnit names. The GPU is not among the default, since the choice of ALL
+# aborts the process on some Macs: https://github.com/ultralytics/ultralytics/pull/24885
+COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY", "CPU_AND_GPU")
+DEFAULT_COMPUTE_UNITS = COMPUTE_UNITS[0]
+
 
 class CoreMLEngine(Engine):
-    """A Core ML classifier on the CPU and, where Core ML chooses it, the Neural Engine.
+    """A Core ML classifier, by default on the CPU and, where Core ML chooses it, the Neural Engine.
 
     A file's structure can be read on any system; it runs on macOS only. The number of threads
     is Core ML's own affair.
     """
 
     name: ClassVar[str] = "coreml"
+    compute_units: ClassVar[tuple[str, ...]] = COMPUTE_UNITS
 
-    def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
-        if sys.platform != "darwin":
+    def __init__(
+        self,
+        path: Path,
+        threads: int,  # noqa: ARG002
+        compute_units: str | None = None,
+    ) -> None:
+        if not runs_here():
             raise EngineUnavailableError(
                 f"Core ML runs on macOS only, and this is {sys.platform}: {path.name} cannot run "
                 "here; use the model's .tflite or .onnx file"
             )
-        self._model: Any = _open(path, load=True)
+        self._model: Any = _open(path, load=True, compute_units=compute_units)
         spec = self._model.get_spec()
         self.input, self.output = _tensors(path, spec)
         self._labels: tuple[str, ...] = _class_labels(path, spec)
@@ -40,6 +51,11 @@ class CoreMLEngine(Engine):
 
     def embedded_facts(self) -> bytes | None:
         return _embedded_facts(self._model)
+
+    def compiled_path(self) -> str:
+        """Returns the folder of the compiled model, which lasts as long as the engine."""
+        path: str = self._model.get_compiled_model_path()
+        return path
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
@@ -58,7 +74,22 @@ class CoreMLEngine(Engine):
         return version("coremltools")
 
 
-def _open(path: Path, *, load: bool) -> Any:
+def runs_here() -> bool:
+    """Tells whether this system has Core ML."""
+    return sys.platform == "darwin"
+
+
+def read_spec(path: Path) -> Any:
+    """Reads a package's specification, a protobuf message of coremltools, on any system.
+
+    Raises:
+        EngineUnavailableError: coremltools is not installed.
+        ModelFileError: it is no Core ML package.
+    """
+    return _open(path, load=False).get_spec()
+
+
+def _open(path: Path, *, load: bool, compute_units: str | None = None) -> Any:
     try:
         import coremltools
     except ImportError as error:
@@ -68,7 +99,7 @@ def _open(path: Path, *, load: bool) -> Any:
     try:
         return coremltools.models.MLModel(
             str(path),
-            compute_units=coremltools.ComputeUnit.CPU_AND_NE,
+            compute_units=coremltools.ComputeUnit[compute_units or DEFAULT_COMPUTE_UNITS],
             skip_model_load=not load,
         )
     # coremltools passes on Core ML's and protobuf's failures as exceptions of many kinds.
