@@ -4,19 +4,25 @@ Two calls are timed for each file, taking turns: `engine` is the bare engine's s
 get on a ready tensor, and `predict` is what a user calls, from uint8 pixels to probabilities.
 Files take turns as well, round by round, so that drift of the machine meets them all alike.
 bench.json keeps every sample.
+
+On macOS, Core ML packages are timed after the other files, one choice of compute units after the
+other, each in a process of its own (see `hemline.coreml_device`).
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline import coreml_device
+from hemline.documents import from_json
+from hemline.engines import coreml
+from hemline.errors import EngineUnavailableError, InputError, ModelFileError
 from hemline.facts import TensorSpec
 from hemline.files import sha256, size_bytes
 from hemline.host import Host, describe_host
@@ -31,6 +37,8 @@ ROUNDS = 20
 CALLS_PER_ROUND = 50
 # Above this spread, (p90 − p10) / median, a result is marked as noisy.
 NOISY_SPREAD = 0.25
+# What Core ML packages are timed on: what `hemline.load` takes comes first.
+COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 _SEED = 0
 
 
@@ -65,7 +73,7 @@ class FileBench:
 
     Attributes:
         file: its file name.
-        engine: what ran it, with its version.
+        engine: what ran it, with its version, and the compute units that Core ML might use.
         sha256: of the file.
         size_bytes: of the file.
         bare: set, invoke and get on a ready tensor.
@@ -84,7 +92,7 @@ class FileBench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """Latencies on one machine, from one process.
+    """Latencies on one machine, from one process but for Core ML.
 
     Attributes:
         host: the machine.
@@ -95,7 +103,8 @@ class BenchReport:
         rounds: how often the files took turns.
         calls_per_round: of each kind, per file.
         files: what ran.
-        not_run: what could not, with the reason.
+        not_run: what could not, with the reason; a file's name alone stands for the engine as
+            `hemline.load` opens it, `FILE (UNITS)` for other compute units.
     """
 
     host: Host
@@ -130,6 +139,7 @@ def bench(
     warmup_calls: int = WARMUP_CALLS,
     rounds: int = ROUNDS,
     calls_per_round: int = CALLS_PER_ROUND,
+    compute_units: Sequence[str] = COMPUTE_UNITS,
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
@@ -141,16 +151,23 @@ def bench(
         warmup_calls: per file and kind of call, kept apart.
         rounds: how often the files take turns.
         calls_per_round: of each kind, per file.
+        compute_units: what Core ML may run on, one result for each.
         clock: a monotonic clock in nanoseconds.
         progress: is told what is being run.
 
     Raises:
+        InputError: there are no such compute units.
         ModelFileError: a file is missing, or none of them runs here.
         ChecksumError: a file is not the one that its manifest records.
         ManifestError: a folder has no valid manifest.
     """
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    models, not_run = _load_all(paths, threads)
+    for units in compute_units:
+        if units not in coreml.COMPUTE_UNITS:
+            raise InputError(
+                f"compute units {units!r}: expected some of {', '.join(coreml.COMPUTE_UNITS)}"
+            )
+    models, packages, not_run = _load_all(paths, threads)
     timed = {model.path: _timed_calls(model) for model in models}
     warmups: dict[Path, list[list[int]]] = {}
     for path, calls in timed.items():
@@ -161,12 +178,28 @@ def bench(
         for call in calls:
             call.times_ns.clear()
     order = list(timed)
-    for turn in range(rounds):
+    for turn in range(rounds if order else 0):
         progress(f"round {turn + 1} of {rounds}")
         start = turn % len(order)
         for path in order[start:] + order[:start]:
             for call in timed[path]:
                 call.measure(calls_per_round, clock)
+    files = [_summarize(model, timed[model.path], warmups[model.path]) for model in models]
+    steps = ["--timing", str(warmup_calls), str(rounds), str(calls_per_round)]
+    for package in packages:
+        for units in compute_units:
+            progress(f"{package.name} on {units}")
+            answer = coreml_device.ask_child(package, units, steps)
+            if "timing" in answer.results:
+                where = f"the timing of {package}"
+                file = from_json(FileBench, answer.results["timing"], where)
+                files.append(replace(file, engine=f"{file.engine} {units}"))
+            else:
+                alone = units == coreml.DEFAULT_COMPUTE_UNITS
+                name = package.name if alone else f"{package.name} ({units})"
+                not_run[name] = answer.failure or "its process gave no timing"
+    if not files:
+        raise ModelFileError(f"nothing to time: {not_run or 'no files given'}")
     return BenchReport(
         host=describe_host(),
         threads=threads,
@@ -175,9 +208,23 @@ def bench(
         warmup_calls=warmup_calls,
         rounds=rounds,
         calls_per_round=calls_per_round,
-        files=tuple(_summarize(model, timed[model.path], warmups[model.path]) for model in models),
+        files=tuple(files),
         not_run=not_run,
     )
+
+
+def bench_model(model: Model, *, warmup_calls: int, rounds: int, calls_per_round: int) -> FileBench:
+    """Times one model alone, as `bench` does."""
+    calls = _timed_calls(model)
+    for call in calls:
+        call.measure(warmup_calls, time.perf_counter_ns)
+    warmups = [call.times_ns[:] for call in calls]
+    for call in calls:
+        call.times_ns.clear()
+    for _ in range(rounds):
+        for call in calls:
+            call.measure(calls_per_round, time.perf_counter_ns)
+    return _summarize(model, calls, warmups)
 
 
 def summarize_latency(warmup_ns: Sequence[int], samples_ns: Sequence[int]) -> Latency:
@@ -196,22 +243,26 @@ def summarize_latency(warmup_ns: Sequence[int], samples_ns: Sequence[int]) -> La
     )
 
 
-def _load_all(paths: Sequence[Path], threads: int) -> tuple[list[Model], dict[str, str]]:
+def _load_all(
+    paths: Sequence[Path], threads: int
+) -> tuple[list[Model], list[Path], dict[str, str]]:
+    """Loads the files, but for the Core ML packages, which are for child processes to load."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and path.suffix != ".mlpackage":
             files += [path / artifact.file for artifact in read_manifest(path).artifacts]
         else:
             files.append(path)
-    models, not_run = [], {}
+    models, packages, not_run = [], [], {}
     for file in dict.fromkeys(files):
+        if file.suffix == ".mlpackage" and file.exists() and coreml.runs_here():
+            packages.append(file)
+            continue
         try:
             models.append(load(file, threads))
         except EngineUnavailableError as error:
             not_run[file.name] = str(error)
-    if not models:
-        raise ModelFileError(f"nothing to time: {not_run or 'no files given'}")
-    return models, not_run
+    return models, packages, not_run
 
 
 def _timed_calls(model: Model) -> list[_Timed]:

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import hemline
 from hemline import bench, inspection, parity
 from hemline.documents import encode, write_document
+from hemline.engines import coreml
 from hemline.engines.coreml_reference import CAVEAT
 from hemline.errors import HemlineError
 from hemline.files import write_bytes
@@ -194,13 +195,24 @@ def _add_bench(commands: Commands) -> None:
         default=bench.ROUNDS,
         help=f"turns of {bench.CALLS_PER_ROUND} calls per file (default {bench.ROUNDS})",
     )
+    parser.add_argument(
+        "--compute-units",
+        type=lambda text: tuple(text.split(",")),
+        default=bench.COMPUTE_UNITS,
+        metavar="UNITS",
+        help=f"what Core ML may run on, one row for each (default {','.join(bench.COMPUTE_UNITS)})",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bench.json there")
     parser.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
     result = bench.bench(
-        options.paths, threads=options.threads, rounds=options.rounds, progress=show_progress
+        options.paths,
+        threads=options.threads,
+        rounds=options.rounds,
+        compute_units=options.compute_units,
+        progress=show_progress,
     )
     end_progress()
     if options.json:
@@ -262,12 +274,18 @@ def _predict(options: argparse.Namespace) -> int:
 def _add_inspect(commands: Commands) -> None:
     parser = commands.add_parser("inspect", help="what a model file holds")
     parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--compute-units",
+        choices=coreml.COMPUTE_UNITS,
+        default=coreml.DEFAULT_COMPUTE_UNITS,
+        help="what Core ML plans for, on macOS (default %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    result = inspection.inspect(options.file)
+    result = inspection.inspect(options.file, compute_units=options.compute_units)
     if options.json:
         print(encode(inspection.SCHEMA, result).decode(), end="")
         return 0
@@ -280,6 +298,8 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
     counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
     print(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
+    if result.core_ml is not None:
+        print("\n".join(inspection.describe_core_ml(result.core_ml)))
     if result.facts is None:
         print("facts      none inside the file")
         return 0

@@ -1,10 +1,15 @@
 """`hemline inspect`: what a model file holds, without running it on data."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemline.coreml_device import plan_package
+from hemline.coreml_forecast import Forecast, forecast
+from hemline.coreml_plan import ComputePlan
 from hemline.engines import engine_for
+from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
 from hemline.errors import ModelFileError
 from hemline.facts import EmbeddedFacts, TensorSpec
 from hemline.files import sha256, size_bytes
@@ -12,6 +17,21 @@ from hemline.manifest import FILE_NAME, read_manifest
 from hemline.model import embedded_facts
 
 SCHEMA = "hemline.inspect/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreMLOutlook:
+    """Where a Core ML package's operations would run.
+
+    Attributes:
+        plan: Core ML's own plan, on macOS 14.4 and later.
+        no_plan: why there is none, or None.
+        forecast: from documented rules, where there is no plan.
+    """
+
+    plan: ComputePlan | None
+    no_plan: str | None
+    forecast: Forecast | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +48,7 @@ class Inspection:
         output: its output tensor.
         operators: how often each operator stands in it.
         facts: the facts inside it, or None.
+        core_ml: for a Core ML package, where its operations would run; None for other files.
     """
 
     file: str
@@ -39,10 +60,15 @@ class Inspection:
     output: TensorSpec
     operators: Mapping[str, int]
     facts: EmbeddedFacts | None
+    core_ml: CoreMLOutlook | None
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspection:
     """Reads what a model file holds.
+
+    Args:
+        path: the file.
+        compute_units: what Core ML may plan to use, if it is a Core ML package.
 
     Raises:
         ModelFileError: there is no such file, or it is not of the kind that its suffix says.
@@ -64,7 +90,68 @@ def inspect(path: Path) -> Inspection:
         output=structure.output,
         operators=structure.operators,
         facts=embedded_facts(path, structure.embedded_facts),
+        core_ml=_look_ahead(path, compute_units) if engine is CoreMLEngine else None,
     )
+
+
+def describe_core_ml(outlook: CoreMLOutlook) -> list[str]:
+    """Returns lines for people: the plan, or why there is none and the forecast."""
+    if outlook.plan is not None:
+        return _describe_plan(outlook.plan)
+    lines = [f"plan       none: {outlook.no_plan}"]
+    if outlook.forecast is not None:
+        lines += _describe_forecast(outlook.forecast)
+    return lines
+
+
+def _look_ahead(path: Path, compute_units: str) -> CoreMLOutlook:
+    plan: ComputePlan | None = None
+    no_plan: str | None = "Core ML plans on macOS 14.4 and later only"
+    if runs_here():
+        plan, no_plan = plan_package(path, compute_units)
+    return CoreMLOutlook(
+        plan=plan,
+        no_plan=no_plan,
+        forecast=forecast(read_spec(path)) if plan is None else None,
+    )
+
+
+def _describe_plan(plan: ComputePlan) -> list[str]:
+    def percent(share: float | None) -> str:
+        return "unknown" if share is None else f"{share:.0%}"
+
+    lines = [
+        f"plan       for {plan.compute_units}: {percent(plan.neural_engine_operations)} of the "
+        f"operations and {percent(plan.neural_engine_cost)} of the estimated cost planned for the "
+        "Neural Engine; Core ML's plan, not a measurement"
+    ]
+    alike = Counter((o.operator, o.preferred, o.supported) for o in plan.operations)
+    costs: dict[object, float] = {}
+    for o in plan.operations:
+        key = (o.operator, o.preferred, o.supported)
+        costs[key] = costs.get(key, 0.0) + (o.cost or 0.0)
+    for key, count in sorted(alike.items(), key=lambda item: -costs[item[0]]):
+        operator, preferred, supported = key
+        lines.append(
+            f"           {operator} × {count}: planned for {preferred or 'no device'}, "
+            f"supported by {', '.join(supported) or 'none named'}, {costs[key]:.1%} of the cost"
+        )
+    return lines
+
+
+def _describe_forecast(found: Forecast) -> list[str]:
+    lines = [
+        f"forecast   no documented rule keeps {found.eligible} of {found.operations} operations "
+        f"off the Neural Engine. {found.note}"
+    ]
+    for line in found.lines:
+        if line.finding is not None:
+            lines += [
+                f"           {line.finding}",
+                f"             rule: {line.rule}",
+                f"             source: {line.source}",
+            ]
+    return lines
 
 
 def _manifest_state(path: Path, digest: str) -> str:

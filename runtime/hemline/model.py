@@ -122,7 +122,13 @@ class Model:
         return self.facts
 
 
-def load(path: str | Path, threads: int = 1, *, engine: str | None = None) -> Model:
+def load(
+    path: str | Path,
+    threads: int = 1,
+    *,
+    engine: str | None = None,
+    compute_units: str | None = None,
+) -> Model:
     """Opens a model file.
 
     A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
@@ -133,9 +139,12 @@ def load(path: str | Path, threads: int = 1, *, engine: str | None = None) -> Mo
         threads: how many threads the engine may use, at least 1.
         engine: what runs it; None for the suffix's own. An .mlpackage runs in `coreml` on macOS;
             `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
-            the last bit.
+            the last bit. `litert-builtin` runs a .tflite file without XNNPACK.
+        compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
+            or CPU_AND_GPU.
 
     Raises:
+        InputError: threads is below 1, or the engine knows no such compute units.
         ModelFileError: there is no such file, its engine refuses it, or `engine` is not one for
             such files.
         ChecksumError: it is not the file that its manifest records.
@@ -149,11 +158,26 @@ def load(path: str | Path, threads: int = 1, *, engine: str | None = None) -> Mo
         raise ModelFileError(f"there is no model file {path}")
     engine_class = engine_for(path, engine)
     facts = _facts_from_manifest(path)
-    opened = engine_class(path, threads)
+    if compute_units is None:
+        opened = engine_class(path, threads)
+    else:
+        _check_compute_units(engine_class, compute_units)
+        opened = engine_class(path, threads, compute_units)
     if facts is None:
         embedded = embedded_facts(path, opened.embedded_facts())
         facts = embedded.model if embedded else None
     return Model(path, opened, facts)
+
+
+def _check_compute_units(engine_class: type[Engine], compute_units: str) -> None:
+    known = engine_class.compute_units
+    if not known:
+        raise InputError(
+            f"compute units {compute_units!r}: {engine_class.name}, which runs this file, has no "
+            "choice of compute units; leave them out"
+        )
+    if compute_units not in known:
+        raise InputError(f"compute units {compute_units!r}: expected one of {', '.join(known)}")
 
 
 def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:

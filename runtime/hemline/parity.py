@@ -6,7 +6,6 @@ run, its packages are judged by a reference evaluation, and the record says so.
 """
 
 import io
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measure_step
+from hemline.engines import coreml
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
@@ -235,7 +235,7 @@ class _Run:
 
 
 def _run(folder: Path, artifact: Artifact, samples: Samples, engine: str | None = None) -> _Run:
-    if engine is None and artifact.facts.engine == CoreMLEngine.name and sys.platform != "darwin":
+    if engine is None and artifact.facts.engine == CoreMLEngine.name and not coreml.runs_here():
         engine = CoreMLReferenceEngine.name
     try:
         model = load(folder / artifact.file, engine=engine)

@@ -60,7 +60,11 @@ def report(folder: Path) -> list[Row]:
     manifest = read_manifest(folder)
     parity_report = read_parity(folder, manifest)
     bench_report = read_document(folder / bench.FILE_NAME, bench.SCHEMA, BenchReport)
-    latencies = {file.sha256: file.predict or file.bare for file in bench_report.files}
+    latencies: dict[str, Latency] = {}
+    for file in bench_report.files:
+        # The first row of a Core ML package is for the compute units that `load` takes.
+        if file.file not in bench_report.not_run:
+            latencies.setdefault(file.sha256, file.predict or file.bare)
     reference = parity_report.float_model
     return [
         Row(

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.paired import compare_paired
 from hemline.parity import SCHEMA as PARITY_SCHEMA
 from hemline.parity import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
+
+
+@pytest.fixture(autouse=True)
+def no_core_ml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides Core ML on a Mac, so that these tests say the same everywhere.
+
+    The real thing is tested in tests/pipeline/test_coreml.py.
+    """
+    monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="linux"))
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from hemline import bench as module
-from hemline.bench import SCHEMA, BenchReport, bench, summarize_latency
-from hemline.documents import decode, encode
+from hemline.bench import SCHEMA, BenchReport, FileBench, bench, summarize_latency
+from hemline.coreml_device import Answer
+from hemline.documents import decode, encode, to_json
 from hemline.errors import ChecksumError, InputError, ManifestError, ModelFileError
 from hemline.facts import TensorSpec
+from hemline.files import sha256
+from hemline.model import load
 
 
 class Clock:
@@ -173,6 +176,86 @@ def test_a_folder_and_a_file_of_it(exported: Path) -> None:
         assert file.predict_ratio == file.predict.median_ns / file.bare.median_ns
     assert decode(SCHEMA, BenchReport, encode(SCHEMA, report), "b") == report
     assert json.loads(encode(SCHEMA, report))["schema"] == "hemline.bench/1"
+
+
+@pytest.fixture
+def mac(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Makes this a Mac whose child processes answer, but die on ALL; lists what they are told."""
+    monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="darwin"))
+    told: list[list[str]] = []
+    package = exported / "separable.float16.mlpackage"
+
+    def ask(path: Path, units: str, steps: list[str]) -> Answer:
+        told.append([path.name, units, *steps])
+        if units == "ALL":
+            return Answer(results={}, failure="killed by SIGKILL")
+        latency = summarize_latency([9], [len(units) * 1000] * 2)
+        timed = FileBench(
+            file=path.name,
+            engine="coreml 9.0",
+            sha256=sha256(package),
+            size_bytes=5,
+            bare=latency,
+            predict=latency,
+            predict_ratio=1.0,
+        )
+        return Answer(results={"timing": to_json(timed)}, failure=None)
+
+    monkeypatch.setattr(module.coreml_device, "ask_child", ask)
+    return told
+
+
+def test_core_ml_packages_are_timed_in_child_processes(
+    exported: Path, mac: list[list[str]]
+) -> None:
+    report = bench([exported], warmup_calls=1, rounds=2, calls_per_round=3)
+    steps = ["--timing", "1", "2", "3"]
+    file = "separable.float16.mlpackage"
+    assert mac == [[file, units, *steps] for units in ("CPU_AND_NE", "ALL", "CPU_ONLY")]
+    assert [(file.file, file.engine) for file in report.files[3:]] == [
+        (file, "coreml 9.0 CPU_AND_NE"),
+        (file, "coreml 9.0 CPU_ONLY"),
+    ]
+    assert [file.bare.median_ns for file in report.files[3:]] == [10_000.0, 8_000.0]
+    assert report.not_run == {f"{file} (ALL)": "killed by SIGKILL"}
+    assert decode(SCHEMA, BenchReport, encode(SCHEMA, report), "b") == report
+
+
+def test_core_ml_alone_on_chosen_compute_units(exported: Path, mac: list[list[str]]) -> None:
+    package = exported / "separable.float16.mlpackage"
+    told: list[str] = []
+    report = bench([package], compute_units=["CPU_ONLY"], progress=told.append)
+    assert [file.engine for file in report.files] == ["coreml 9.0 CPU_ONLY"]
+    assert mac == [[package.name, "CPU_ONLY", "--timing", "50", "20", "50"]]
+    assert told == ["separable.float16.mlpackage on CPU_ONLY"]
+
+
+def test_core_ml_that_does_not_run(
+    exported: Path, mac: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = exported / "separable.float16.mlpackage"
+    with pytest.raises(ModelFileError, match=r"nothing to time: \{'.*mlpackage \(ALL\)': 'killed"):
+        bench([package], compute_units=["ALL"])
+    answer = Answer(results={}, failure="hangs")
+    monkeypatch.setattr(module.coreml_device, "ask_child", lambda *_: answer)
+    report = bench([exported], warmup_calls=1, rounds=1, compute_units=["CPU_AND_NE", "ALL"])
+    # The name alone: as `hemline.load` opens it.
+    assert report.not_run == {package.name: "hangs", f"{package.name} (ALL)": "hangs"}
+    assert len(mac) == 1
+
+
+def test_compute_units_that_there_are_not(exported: Path) -> None:
+    with pytest.raises(InputError, match="compute units 'NPU': expected some of CPU_AND_NE, ALL"):
+        bench([exported], compute_units=["ALL", "NPU"])
+
+
+def test_one_model_alone(exported: Path) -> None:
+    model = load(exported / "separable.int8.tflite")
+    timed = module.bench_model(model, warmup_calls=2, rounds=3, calls_per_round=4)
+    assert timed.file == "separable.int8.tflite"
+    assert timed.predict is not None
+    for latency in (timed.bare, timed.predict):
+        assert (len(latency.warmup_ns), len(latency.samples_ns)) == (2, 12)
 
 
 def test_what_cannot_be_timed(folder: Path, tmp_path: Path) -> None:

@@ -208,6 +208,13 @@ def test_bench(exported: Path, tmp_path: Path, capsys: Captured) -> None:
     assert (report.threads, report.rounds, len(report.files)) == (2, 1, 3)
 
 
+def test_bench_on_compute_units(exported: Path, capsys: Captured) -> None:
+    message = r"compute units 'NPU': expected some of CPU_AND_NE, ALL, CPU_ONLY, CPU_AND_GPU"
+    fails(capsys, message, "bench", exported, "--compute-units", "ALL,NPU")
+    words = ["bench", exported / INT8, "--rounds", "1", "--compute-units", "ALL,CPU_ONLY"]
+    assert run(capsys, *words)[0] == 0
+
+
 def test_bench_of_bad_input(exported: Path, tmp_path: Path, capsys: Captured) -> None:
     fails(capsys, "there is no model file", "bench", tmp_path / "none.tflite")
     fails(capsys, r"has no manifest\.json", "bench", tmp_path)
@@ -303,6 +310,18 @@ def test_inspect_as_json(exported: Path, capsys: Captured) -> None:
     assert document["schema"] == "hemline.inspect/1"
     assert document["file"] == "separable.float32.onnx"
     assert document["facts"]["artifact"]["engine"] == "onnxruntime"
+
+
+def test_inspect_of_a_core_ml_package(exported: Path, capsys: Captured) -> None:
+    package = exported / "separable.float16.mlpackage"
+    status, out, _ = run(capsys, "inspect", package)
+    assert status == 0
+    assert "\nplan       none: Core ML plans on macOS 14.4 and later only\nforecast   no " in out
+    status, out, _ = run(capsys, "inspect", package, "--json", "--compute-units", "ALL")
+    forecast = json.loads(out)["core_ml"]["forecast"]
+    assert status == 0
+    assert forecast["eligible"] == forecast["operations"] > 0
+    assert {"rule", "source", "finding"} == set(forecast["lines"][0])
 
 
 def test_inspect_of_a_foreign_file(exported: Path, tmp_path: Path, capsys: Captured) -> None:

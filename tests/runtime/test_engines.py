@@ -19,7 +19,7 @@ from hemline.engines.base import require_one
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.litert import LiteRTEngine
 from hemline.engines.onnxruntime import ONNXRuntimeEngine
-from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.errors import EngineUnavailableError, InputError, ModelFileError
 from hemline.facts import QuantParams, TensorSpec
 
 IMAGE = TensorSpec(name="image", shape=(1, 28, 28, 1), dtype="float32")
@@ -165,6 +165,9 @@ class Mac:
             def get_spec(self) -> Any:
                 return self._real.get_spec()
 
+            def get_compiled_model_path(self) -> str:
+                return "/tmp/compiled.mlmodelc"
+
             def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
                 mac.fed.append(inputs)
                 # A dictionary's order says nothing: backwards here.
@@ -202,6 +205,34 @@ def test_core_ml_on_a_mac(exported: Path, mac: Mac) -> None:
     assert output.tolist() == [np.array(expected, np.float32).tolist()]
     assert [list(inputs) for inputs in mac.fed] == [["image"]]
     assert mac.fed[0]["image"] is tensor
+
+
+@pytest.mark.parametrize("units", ["CPU_AND_NE", "ALL", "CPU_ONLY", "CPU_AND_GPU"])
+def test_the_compute_units_are_handed_on(exported: Path, mac: Mac, units: str) -> None:
+    model = hemline.load(exported / "separable.float16.mlpackage", compute_units=units)
+    assert mac.opened == [
+        {"compute_units": coremltools.ComputeUnit[units], "skip_model_load": False}
+    ]
+    assert isinstance(model.engine, CoreMLEngine)
+    assert model.engine.compiled_path() == "/tmp/compiled.mlmodelc"
+
+
+def test_the_compute_units_are_all_that_coremltools_knows() -> None:
+    assert set(CoreMLEngine.compute_units) == {unit.name for unit in coremltools.ComputeUnit}
+    assert CoreMLEngine.compute_units[0] == "CPU_AND_NE"
+
+
+def test_compute_units_that_there_are_not(exported: Path, mac: Mac) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"compute units 'NPU': expected one of CPU_AND_NE, ALL, CPU_ONLY, CPU_AND_GPU",
+    ):
+        hemline.load(exported / "separable.float16.mlpackage", compute_units="NPU")
+    assert mac.opened == []
+    with pytest.raises(
+        InputError, match=r"compute units 'ALL': litert, which runs this file, has no choice"
+    ):
+        hemline.load(exported / "separable.int8.tflite", compute_units="ALL")
 
 
 def test_a_core_ml_package_predicts(exported: Path, mac: Mac) -> None:

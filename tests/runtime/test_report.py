@@ -6,8 +6,11 @@ import pytest
 
 from hemline.bench import summarize_latency
 from hemline.errors import ManifestError
+from hemline.files import sha256
 from hemline.manifest import read_manifest
 from hemline.report import HEADER, format_table, read_parity, report
+
+PACKAGE = "toy.float16.mlpackage"
 
 
 def test_a_table() -> None:
@@ -50,6 +53,28 @@ def test_the_cells_of_a_report(build: Path) -> None:
     assert steady.cells()[3:] == ("+0.00", "PASS", "12.3")
     referred = replace(rows[2], verdict="PASS", is_reference=True)
     assert referred.cells()[4] == "PASS (reference)"
+
+
+def test_a_core_ml_package_shows_the_compute_units_that_load_takes(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes())
+    int8 = document["files"][0]
+    package = {"file": PACKAGE, "sha256": sha256(build / "toy" / PACKAGE)}
+    fast, slow = ({**int8["bare"], "median_ns": ns} for ns in (10.0, 20.0))
+    document["files"] += [
+        {**int8, **package, "engine": "coreml 9 CPU_AND_NE", "predict": slow},
+        {**int8, **package, "engine": "coreml 9 ALL", "predict": fast},
+    ]
+    document["not_run"] = {f"{PACKAGE} (CPU_ONLY)": "killed"}
+    path.write_text(json.dumps(document))
+    latency = report(build / "toy")[2].latency
+    assert latency is not None
+    assert latency.median_ns == 20.0
+    # Other compute units do not stand in for those that did not run.
+    del document["files"][1]
+    document["not_run"] = {PACKAGE: "killed"}
+    path.write_text(json.dumps(document))
+    assert report(build / "toy")[2].latency is None
 
 
 def test_a_file_without_facts_shows_its_bare_latency(build: Path) -> None:

@@ -34,17 +34,25 @@ class Engine(ABC):
 
     Attributes:
         name: the engine's name in manifests.
+        compute_units: what it can be told to run on, its default first; none for most engines.
         input: the file's input, as the engine sees it.
         output: the file's output.
     """
 
     name: ClassVar[str]
+    compute_units: ClassVar[tuple[str, ...]] = ()
     input: TensorSpec
     output: TensorSpec
 
     @abstractmethod
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, compute_units: str | None = None) -> None:
         """Opens a file.
+
+        Args:
+            path: the file.
+            threads: how many the engine may use.
+            compute_units: one of the class's, None for its default. An engine that lists none
+                need not take the argument.
 
         Raises:
             EngineUnavailableError: the engine is not installed or not for this system.

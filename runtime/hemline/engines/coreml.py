@@ -14,24 +14,35 @@ from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 from hemline.quiet import quiet
 
+# What coremltools.ComputeUnit names. The GPU is not among the default, since the choice of ALL
+# aborts the process on some Macs: https://github.com/ultralytics/ultralytics/pull/24885
+COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY", "CPU_AND_GPU")
+DEFAULT_COMPUTE_UNITS = COMPUTE_UNITS[0]
+
 
 class CoreMLEngine(Engine):
-    """A Core ML classifier on the CPU and, where Core ML chooses it, the Neural Engine.
+    """A Core ML classifier, by default on the CPU and, where Core ML chooses it, the Neural Engine.
 
     A file's structure can be read on any system; it runs on macOS only. The number of threads
     is Core ML's own affair.
     """
 
     name: ClassVar[str] = "coreml"
+    compute_units: ClassVar[tuple[str, ...]] = COMPUTE_UNITS
 
-    def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
-        if sys.platform != "darwin":
+    def __init__(
+        self,
+        path: Path,
+        threads: int,  # noqa: ARG002
+        compute_units: str | None = None,
+    ) -> None:
+        if not runs_here():
             raise EngineUnavailableError(
                 f"Core ML runs on macOS only, and this is {sys.platform}: {path.name} cannot run "
                 "here; use the model's .tflite or .onnx file, or engine='coreml-reference' "
                 "(Python) to evaluate it without Apple hardware, which says nothing of its speed"
             )
-        self._model: Any = open_package(path, load=True)
+        self._model: Any = open_package(path, load=True, compute_units=compute_units)
         spec = self._model.get_spec()
         self.input, self.output = describe_tensors(path, spec)
         self._labels: tuple[str, ...] = _class_labels(path, spec)
@@ -42,6 +53,11 @@ class CoreMLEngine(Engine):
 
     def embedded_facts(self) -> bytes | None:
         return _embedded_facts(self._model)
+
+    def compiled_path(self) -> str:
+        """Returns the folder of the compiled model, which lasts as long as the engine."""
+        path: str = self._model.get_compiled_model_path()
+        return path
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
@@ -60,7 +76,22 @@ class CoreMLEngine(Engine):
         return version("coremltools")
 
 
-def open_package(path: Path, *, load: bool) -> Any:
+def runs_here() -> bool:
+    """Tells whether this system has Core ML."""
+    return sys.platform == "darwin"
+
+
+def read_spec(path: Path) -> Any:
+    """Reads a package's specification, a protobuf message of coremltools, on any system.
+
+    Raises:
+        EngineUnavailableError: coremltools is not installed.
+        ModelFileError: it is no Core ML package.
+    """
+    return open_package(path, load=False).get_spec()
+
+
+def open_package(path: Path, *, load: bool, compute_units: str | None = None) -> Any:
     """Opens a package as a `coremltools.models.MLModel`, loaded into Core ML or only read.
 
     Raises:
@@ -78,7 +109,7 @@ def open_package(path: Path, *, load: bool) -> Any:
     try:
         return coremltools.models.MLModel(
             str(path),
-            compute_units=coremltools.ComputeUnit.CPU_AND_NE,
+            compute_units=coremltools.ComputeUnit[compute_units or DEFAULT_COMPUTE_UNITS],
             skip_model_load=not load,
         )
     # coremltools passes on Core ML's and protobuf's failures as exceptions of many kinds.

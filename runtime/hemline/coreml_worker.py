@@ -1,0 +1,72 @@
+"""The child process that opens a Core ML package: `python -m hemline.coreml_worker`.
+
+`hemline.coreml_device` starts it, since Core ML can kill the process that it runs in. It prints
+one JSON object a line: `begin` with the name of each step as it starts, then each step's result
+under its name; `error` for an error of Hemline's; `done` at the end. So whoever reads it knows
+what was going on when it died.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hemline.bench import bench_model
+from hemline.coreml_plan import read_plan
+from hemline.documents import to_json
+from hemline.engines.coreml import CoreMLEngine
+from hemline.errors import HemlineError
+from hemline.model import load
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does the steps asked for, and tells of them on stdout."""
+    parser = argparse.ArgumentParser(prog="python -m hemline.coreml_worker", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("compute_units", choices=CoreMLEngine.compute_units)
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--timing", type=int, nargs=3, metavar=("WARMUP", "ROUNDS", "CALLS"))
+    options = parser.parse_args(arguments)
+    # What libraries print must not stand between the lines of JSON.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+        def say(answer: dict[str, Any]) -> None:
+            print(json.dumps(answer), file=answers, flush=True)
+
+        try:
+            work(options.file, options.compute_units, options.plan, options.timing, say)
+        except HemlineError as error:
+            say({"error": {"kind": type(error).__name__, "message": str(error)}})
+            return 2
+        say({"done": True})
+    return 0
+
+
+def work(
+    file: Path, compute_units: str, plan: bool, timing: Sequence[int] | None, say: Say
+) -> None:
+    """Loads a package and, as asked, plans and times it.
+
+    Raises:
+        HemlineError: it cannot be loaded or planned.
+    """
+    say({"begin": "load"})
+    model = load(file, compute_units=compute_units)
+    if plan and isinstance(model.engine, CoreMLEngine):
+        say({"begin": "plan"})
+        say({"plan": to_json(read_plan(model.engine.compiled_path(), compute_units))})
+    if timing:
+        say({"begin": "timing"})
+        warmup, rounds, calls = timing
+        timed = bench_model(model, warmup_calls=warmup, rounds=rounds, calls_per_round=calls)
+        say({"timing": to_json(timed)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
