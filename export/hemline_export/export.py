@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.documents import encode, from_json
+from hemline import golden
+from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for
-from hemline.errors import DataError, ExportError, ManifestError
+from hemline.errors import DataError, EngineUnavailableError, ExportError, ManifestError
 from hemline.facts import (
     CLASSIFICATION,
     EMBEDDED_SCHEMA,
@@ -26,10 +27,12 @@ from hemline.facts import (
 )
 from hemline.files import replacing, sha256, size_bytes, staging
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
+from hemline.model import Model, load
 from hemline.parity import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
 from hemline_export.calibration import DEFAULT_COUNT, draw_calibration, preprocess
 from hemline_export.freeze import freeze
+from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
 from hemline_export.recipes import RECIPES, Recipe, Sources
 from hemline_export.recurrent import restore_gru_loop, unroll_gru
@@ -117,6 +120,11 @@ def export(
             artifacts.append(
                 _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
             )
+        progress(f"run the golden inputs for {golden.FILE_NAME}")
+        golden_file = stage / golden.FILE_NAME
+        write_document(
+            golden_file, golden.SCHEMA, _make_golden(stage, facts, float_model, artifacts)
+        )
         manifest = Manifest(
             model=facts,
             float_model=float_model,
@@ -124,6 +132,7 @@ def export(
                 drawn.sample_sha256() if any(r.calibrated for r in recipes) else ()
             ),
             artifacts=tuple(artifacts),
+            golden_sha256=sha256(golden_file),
         )
         for path in sorted(stage.iterdir()):
             if path.name == float_model.file and _is_same_file(out / path.name, keras_file):
@@ -158,6 +167,30 @@ def _make(
     )
     recipe.embed(path, encode(EMBEDDED_SCHEMA, EmbeddedFacts(model=model, artifact=facts)))
     return Artifact(file=path.name, sha256=sha256(path), size_bytes=size_bytes(path), facts=facts)
+
+
+def _make_golden(
+    folder: Path, facts: ModelFacts, float_model: FloatModel, artifacts: Sequence[Artifact]
+) -> golden.Golden:
+    """Runs the golden inputs through the float model and each artifact that runs here."""
+    inputs = golden.draw_inputs(facts.input)
+    reference = Model(
+        folder / float_model.file, KerasEngine(folder / float_model.file, threads=1), facts
+    )
+    answers = []
+    for artifact in artifacts:
+        try:
+            model = load(folder / artifact.file)
+        except EngineUnavailableError:
+            continue
+        answers.append(golden.golden_of_artifact(artifact, model, inputs))
+    return golden.Golden(
+        seed=golden.SEED,
+        count=golden.COUNT,
+        inputs_sha256=golden.inputs_sha256(inputs),
+        float_model=golden.golden_of_float(float_model, reference, inputs),
+        artifacts=tuple(answers),
+    )
 
 
 def _read_training_facts(path: Path) -> ModelFacts | None:

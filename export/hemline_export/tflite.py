@@ -59,7 +59,7 @@ def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) ->
 
 
 def embed_facts(content: bytes, facts: bytes) -> bytes:
-    """Returns a .tflite file with a facts document in its metadata.
+    """Returns a .tflite file with a facts document in its metadata, instead of one already there.
 
     A tensor fused of several keeps the name of the first only: the converter strings them all
     together, which in an unrolled GRU is a fifth of the file.
@@ -71,10 +71,16 @@ def embed_facts(content: bytes, facts: bytes) -> bytes:
     # The generated packer aligns constants to one byte; kernels that read them in place, as on
     # a microcontroller, need what the schema asks for.
     model.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
-    model.buffers.append(_AlignedBuffer(np.frombuffer(facts, np.uint8)))
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = EMBEDDED_KEY, len(model.buffers) - 1
-    model.metadata = [*(model.metadata or []), entry]
+    model.metadata = model.metadata or []
+    for entry in model.metadata:
+        if entry.name == EMBEDDED_KEY.encode():
+            break
+    else:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = EMBEDDED_KEY, len(model.buffers)
+        model.metadata.append(entry)
+        model.buffers.append(None)
+    model.buffers[entry.buffer] = _AlignedBuffer(np.frombuffer(facts, np.uint8))
     builder = flatbuffers.Builder(len(content) + len(facts) + 1024)
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())

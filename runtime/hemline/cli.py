@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import hemline
-from hemline import bench, inspection, parity
+from hemline import bench, golden, inspection, parity
 from hemline.documents import encode, write_document
 from hemline.engines import coreml
 from hemline.engines.coreml_reference import CAVEAT
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name, reverse=True):
         point.load()(commands)
     _add_verify(commands)
+    _add_selftest(commands)
     _add_bench(commands)
     _add_predict(commands)
     _add_inspect(commands)
@@ -181,6 +182,42 @@ def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
         "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
         verdict,
     ]
+
+
+def _add_selftest(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "selftest", help="each artifact of a folder against its golden vectors, without data"
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--strict", action="store_true", help="exit 1 unless every verdict is PASS")
+    parser.set_defaults(run=_selftest)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    result = golden.selftest(options.folder, show_progress)
+    end_progress()
+    if options.json:
+        write_document(options.json, golden.REPORT_SCHEMA, result)
+    print(f"{result.model} on {result.count} golden inputs of seed {result.seed}")
+    rows = [
+        [
+            artifact.file,
+            artifact.engine,
+            *(
+                "" if number is None else f"{number:.2g}"
+                for number in (artifact.max_probability_change, artifact.tolerance)
+            ),
+            artifact.verdict,
+        ]
+        for artifact in result.artifacts
+    ]
+    print(format_table(("file", "engine", "max Δp", "tolerance", "verdict"), rows))
+    for artifact in result.artifacts:
+        if artifact.verdict != Verdict.PASS:
+            print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
+    verdicts = set(result.verdicts())
+    return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 
 
 def _add_bench(commands: Commands) -> None:

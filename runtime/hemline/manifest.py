@@ -48,12 +48,24 @@ class Manifest:
         calibration_sample_sha256: the first 16 hex digits of the SHA-256 of each sample that
             calibration saw, so that a test on one of them is noticed.
         artifacts: the files.
+        golden_sha256: of the folder's golden.json; None if it has none.
     """
 
     model: ModelFacts
     float_model: FloatModel
     calibration_sample_sha256: tuple[str, ...]
     artifacts: tuple[Artifact, ...]
+    golden_sha256: str | None
+
+    def __post_init__(self) -> None:
+        for artifact in self.artifacts:
+            parent = artifact.facts.parent_sha256
+            if parent != self.float_model.sha256:
+                raise ValueError(
+                    f"{artifact.file} was made from the float model {parent[:16]}…, but "
+                    f"{self.float_model.file} is {self.float_model.sha256[:16]}…: an artifact of "
+                    "another training run; export again"
+                )
 
     def sha256_by_file(self) -> dict[str, str]:
         """Returns the recorded SHA-256 of the float model's file and of each artifact's."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.documents import decode
+from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for
-from hemline.errors import InputError, ModelFileError
+from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
 from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts
-from hemline.manifest import FILE_NAME, check_sha256, read_manifest
+from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
 from hemline.tensors import ImageReader, OutputReader
 
 # Engines without a fixed batch get this many images at a time, to bound memory.
@@ -189,6 +189,48 @@ def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
     if content is None:
         return None
     return decode(EMBEDDED_SCHEMA, EmbeddedFacts, content, f"facts inside {path}")
+
+
+def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
+    """Raises unless a manifest says of each artifact what the facts inside its file say.
+
+    A file of a kind that nothing installed here can read is passed over.
+
+    Raises:
+        ManifestError: they differ, or a file holds no valid facts.
+        ModelFileError: a file cannot be read.
+    """
+    for artifact in manifest.artifacts:
+        path = folder / artifact.file
+        try:
+            found = embedded_facts(path, engine_for(path).read_facts(path))
+        except EngineUnavailableError:
+            continue
+        if found is None:
+            raise ManifestError(
+                f"{path} is listed in its manifest, but holds no facts of its own, as every "
+                "exported file does: restore it, or export again"
+            )
+        stated = to_json(EmbeddedFacts(model=manifest.model, artifact=artifact.facts))
+        difference = _first_difference(stated, to_json(found))
+        if difference:
+            key, in_manifest, in_file = difference
+            raise ManifestError(
+                f"{path}: {key} is {in_manifest!r} in its manifest and {in_file!r} inside the "
+                "file; one of them was changed after the export: restore it, or export again"
+            )
+
+
+def _first_difference(one: Any, other: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Returns the dotted key of the first difference in JSON, and what stands there in each."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = [(f"{key}.{k}" if key else k, one.get(k), other.get(k)) for k in one | other]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{key}[{i}]", *both) for i, both in enumerate(zip(one, other, strict=True))]
+    else:
+        return None if one == other else (key, one, other)
+    found = (_first_difference(a, b, name) for name, a, b in pairs)
+    return next((difference for difference in found if difference), None)
 
 
 def _facts_from_manifest(path: Path) -> ModelFacts | None:

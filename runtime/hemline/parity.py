@@ -24,7 +24,7 @@ from hemline.files import write_bytes
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
 from hemline.measures import calibration_error, cross_entropy, mean_kl, sqnr_db
-from hemline.model import load
+from hemline.model import check_embedded_facts, load
 from hemline.paired import (
     ClassChange,
     ErrorGrowth,
@@ -166,7 +166,7 @@ def verify(
         margin_pt: a margin for every artifact instead of the manifest's, in percentage points.
 
     Raises:
-        ManifestError: the folder has no valid manifest.
+        ManifestError: the folder has no valid manifest, or it disagrees with a file's facts.
         ChecksumError: a file is not the one that its manifest records.
         DataError: no test samples, they do not fit, or some were used for calibration.
         EngineUnavailableError: the float model's predictions on these samples are not in the
@@ -175,6 +175,7 @@ def verify(
     manifest = read_manifest(folder)
     for file, digest in manifest.sha256_by_file().items():
         check_sha256(folder / file, digest)
+    check_embedded_facts(folder, manifest)
     samples = resolve_samples(data, manifest.model.dataset, "test")
     _require_fit(manifest, samples)
     _require_unseen(manifest, samples)

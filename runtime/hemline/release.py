@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hemline import bench, parity
+from hemline import bench, golden, parity
 from hemline.documents import read_document
 from hemline.errors import HemlineError, ManifestError
 from hemline.files import replacing
@@ -17,6 +17,7 @@ from hemline.report import read_parity
 
 _DOCUMENTS = (
     FILE_NAME,
+    golden.FILE_NAME,
     "training.json",
     parity.FILE_NAME,
     parity.FLOAT_PREDICTIONS,
@@ -63,6 +64,7 @@ def _require_releasable(folder: Path) -> None:
     for name in _DOCUMENTS:
         if not (folder / name).is_file():
             raise ManifestError(f"{folder} has no {name}; run `make all` first")
+    golden.read_golden(folder, manifest)
     result = read_parity(folder, manifest)
     read_document(folder / bench.FILE_NAME, bench.SCHEMA, bench.BenchReport)
     if result.float_model.floor_accuracy is None:

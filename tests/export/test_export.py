@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from hemline.engines import engine_for
 from hemline.errors import DataError, ExportError, ManifestError, ModelFileError, OutputError
 from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Preprocessing
 from hemline.files import sha256
+from hemline.golden import TOLERANCES, draw_inputs, read_golden
 from hemline.manifest import read_manifest
+from hemline.model import load
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
-from hemline_export.recipes import select_recipes
+from hemline_export.recipes import RECIPES, select_recipes
 
 layers = keras.layers
 PIXELS = Preprocessing(mean=0.0, std=255.0)
@@ -54,7 +57,7 @@ def test_the_manifest_names_what_is_there(exported: Path) -> None:
     ]
     for file, digest in manifest.sha256_by_file().items():
         assert sha256(exported / file) == digest
-    assert names(exported) == sorted([*manifest.sha256_by_file(), "manifest.json"])
+    assert names(exported) == sorted([*manifest.sha256_by_file(), "golden.json", "manifest.json"])
 
 
 def test_the_same_facts_ride_in_every_file(exported: Path) -> None:
@@ -87,13 +90,43 @@ def test_an_int8_file_records_its_grids(exported: Path) -> None:
     assert facts.toolchain.keys() == {"hemline", "tensorflow", "keras"}
 
 
+def test_golden_vectors_are_written_for_what_runs_here(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert manifest.golden_sha256 == sha256(exported / "golden.json")
+    assert (exported / "golden.json").stat().st_size < 16_000
+    golden = read_golden(exported, manifest)
+    here = [a for a in manifest.artifacts if a.facts.engine != "coreml" or sys.platform == "darwin"]
+    assert [part.file for part in golden.artifacts] == [artifact.file for artifact in here]
+    assert [part.sha256 for part in golden.parts()] == [
+        manifest.float_model.sha256,
+        *(artifact.sha256 for artifact in here),
+    ]
+    inputs = draw_inputs(manifest.model.input, golden.seed, golden.count)
+    for part in golden.parts():
+        # The float model takes its preprocessing from the manifest, as the artifacts do.
+        found = load(exported / part.file).predict(inputs).probabilities
+        np.testing.assert_allclose(found, np.array(part.probabilities), atol=1e-5)
+    reference = np.array(golden.float_model.probabilities)
+    assert len(set(reference.argmax(axis=1))) >= 3
+    np.testing.assert_allclose(golden.artifacts[0].probabilities, reference, atol=1e-5)
+
+
+def test_every_recipe_has_a_tolerance() -> None:
+    assert {recipe.name for recipe in RECIPES} <= TOLERANCES.keys()
+
+
 def test_a_model_says_its_own_name_and_classes(
     classifier: Path, pixels: str, tmp_path: Path
 ) -> None:
     manifest = export_int8(classifier, pixels, tmp_path / "out")
     assert manifest.model.model == "tiny"
     assert manifest.model.labels == ("class 0", "class 1", "class 2")
-    assert names(tmp_path / "out") == ["manifest.json", "tiny.float.keras", "tiny.int8.tflite"]
+    assert names(tmp_path / "out") == [
+        "golden.json",
+        "manifest.json",
+        "tiny.float.keras",
+        "tiny.int8.tflite",
+    ]
 
 
 def test_training_json_is_taken_at_its_word(

@@ -103,6 +103,13 @@ def test_embedding_facts_changes_nothing_else(small: Any, calibration: Any, tmp_
     np.testing.assert_array_equal(after.run(tensor), before.run(tensor))
 
 
+def test_facts_embedded_again_replace_the_first(small: Any, tmp_path: Path) -> None:
+    once = embed_facts(tflite_from_frozen(small[1]), b'{"schema": "first"}')
+    twice = embed_facts(once, b'{"schema": "second"}')
+    assert open_content(twice, tmp_path).embedded_facts() == b'{"schema": "second"}'
+    assert b"first" not in twice
+
+
 def test_embedding_keeps_constants_aligned_for_microcontrollers(small: Any) -> None:
     embedded = embed_facts(tflite_from_frozen(small[1]), b"facts")
     model = schema.Model.GetRootAs(embedded, 0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hemline.documents import read_document
+from hemline.golden import read_golden, selftest
 from hemline.manifest import Manifest, read_manifest
 from hemline.model import load
 from hemline.paired import Verdict
@@ -95,6 +96,12 @@ def test_the_released_predictions_are_the_float_model_s_own(
     recomputed = load(RELEASED / name / manifest.float_model.file).predict(samples.images)
     # Another processor may add in another order.
     np.testing.assert_allclose(released, recomputed.probabilities, atol=1e-5)
+
+
+def test_the_golden_vectors_are_answered(name: str, manifest: Manifest) -> None:
+    golden = read_golden(RELEASED / name, manifest)
+    assert {"litert", "onnxruntime"} <= {part.engine.split()[0] for part in golden.artifacts}
+    assert Verdict.FAIL not in selftest(RELEASED / name).verdicts()
 
 
 def test_no_file_is_over_the_limit_or_holds_a_test_image(name: str, samples: Samples) -> None:

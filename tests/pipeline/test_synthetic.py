@@ -17,6 +17,7 @@ def test_train_export_verify_bench_report(
     steps = [
         f"train {model} --dataset synthetic --epochs 2 --out {out}",
         f"export {out}/{model}.float.keras",
+        f"selftest {out}",
         f"verify {out} --json {out}/parity.json",
         f"bench {out} --rounds 2 --json {out}/bench.json",
         f"report {out}",
@@ -48,6 +49,7 @@ def test_train_export_verify_bench_report(
         f"{model}.float32.tflite",
         f"{model}.int8.tflite",
         "float_predictions.npz",
+        "golden.json",
         "manifest.json",
         "parity.json",
         "training.json",

@@ -1,6 +1,8 @@
 """What the tests of the runtime share: small documents, and folders to change at will."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +11,13 @@ import pytest
 
 from hemline.bench import SCHEMA as BENCH_SCHEMA
 from hemline.bench import BenchReport, FileBench, summarize_latency
-from hemline.documents import write_document
+from hemline.documents import encode, write_document
 from hemline.facts import (
+    EMBEDDED_SCHEMA,
     ArtifactFacts,
     CalibrationFacts,
     DatasetRef,
+    EmbeddedFacts,
     InputFacts,
     ModelFacts,
     Preprocessing,
@@ -21,11 +25,16 @@ from hemline.facts import (
     TensorSpec,
 )
 from hemline.files import sha256
+from hemline.golden import SCHEMA as GOLDEN_SCHEMA
+from hemline.golden import Golden, GoldenArtifact, GoldenFloat
 from hemline.host import Host
-from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
+from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest, write_manifest
 from hemline.paired import compare_paired
 from hemline.parity import SCHEMA as PARITY_SCHEMA
 from hemline.parity import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
+from hemline_export.recipes import RECIPES
+
+Restate = Callable[[Path, Callable[[EmbeddedFacts], EmbeddedFacts]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +68,25 @@ def verified(exported: Path, few: Path, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(exported, copy)
     verify(copy, str(few))
     return copy
+
+
+@pytest.fixture(scope="session")
+def restate() -> Restate:
+    """Changes what an exported folder says of itself, in its manifest and inside every file."""
+
+    def restate(folder: Path, change: Callable[[EmbeddedFacts], EmbeddedFacts]) -> None:
+        manifest = read_manifest(folder)
+        model, artifacts = manifest.model, []
+        for artifact in manifest.artifacts:
+            path = folder / artifact.file
+            facts = change(EmbeddedFacts(model=manifest.model, artifact=artifact.facts))
+            embed = next(recipe.embed for recipe in RECIPES if recipe.suffix == path.suffix)
+            embed(path, encode(EMBEDDED_SCHEMA, facts))
+            artifacts.append(replace(artifact, sha256=sha256(path), facts=facts.artifact))
+            model = facts.model
+        write_manifest(folder, replace(manifest, model=model, artifacts=tuple(artifacts)))
+
+    return restate
 
 
 @pytest.fixture
@@ -119,6 +147,25 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
         size_bytes=1234567,
         parameters=9,
     )
+    golden = Golden(
+        seed=0,
+        count=1,
+        inputs_sha256="ab" * 32,
+        float_model=GoldenFloat(
+            file=float_model.file, sha256=float_model.sha256, probabilities=((0.5, 0.25, 0.25),)
+        ),
+        artifacts=(
+            GoldenArtifact(
+                file=files[0],
+                sha256=digests[0],
+                engine="litert 2",
+                tolerance=0.2,
+                probabilities=((0.5, 0.25, 0.25),),
+            ),
+        ),
+    )
+    write_document(folder / "golden.json", GOLDEN_SCHEMA, golden)
+    artifact_facts = replace(artifact_facts, parent_sha256=float_model.sha256)
     manifest = Manifest(
         model=model_facts,
         float_model=float_model,
@@ -127,6 +174,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
             Artifact(file=file, sha256=digest, size_bytes=8, facts=artifact_facts)
             for file, digest in zip(files, digests, strict=True)
         ),
+        golden_sha256=sha256(folder / "golden.json"),
     )
     write_manifest(folder, manifest)
     host = Host(cpu="x", cores=2, machine="m", system="s", python="3.11", packages={})

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import hemline
 from hemline.bench import BenchReport
 from hemline.cli import main, paint
 from hemline.documents import read_document
+from hemline.golden import SelftestReport
 from hemline.parity import ParityReport
 
 INT8 = "separable.int8.tflite"
@@ -50,16 +52,12 @@ def fails(capsys: Captured, message: str, *words: str | Path) -> None:
     assert re.fullmatch(rf"hemline: [^\n]*{message}[^\n]*\n", err), err
 
 
-def set_margins(folder: Path, margin_pt: float) -> None:
-    path = folder / "manifest.json"
-    document = json.loads(path.read_bytes())
-    for artifact in document["artifacts"]:
-        artifact["facts"]["margin_pt"] = margin_pt
-    path.write_text(json.dumps(document))
+def set_margins(restate: Any, folder: Path, margin_pt: float) -> None:
+    restate(folder, lambda f: replace(f, artifact=replace(f.artifact, margin_pt=margin_pt)))
 
 
-def test_verify(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> None:
-    set_margins(ready, 50.0)
+def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> None:
+    set_margins(restate, ready, 50.0)
     words = ["verify", ready, "--data", few, "--json", tmp_path / "new" / "parity.json"]
     status, out, err = run(capsys, *words)
     assert (status, err) == (0, "")
@@ -96,9 +94,9 @@ def test_verify(ready: Path, few: Path, tmp_path: Path, capsys: Captured) -> Non
 
 
 def test_verify_strictly(
-    ready: Path, few: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    restate: Any, ready: Path, few: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_margins(ready, 50.0)
+    set_margins(restate, ready, 50.0)
     assert run(capsys, "verify", ready, "--data", few, "--strict")[0] == 0
     # Without coremltools nothing runs the Core ML package.
     monkeypatch.setitem(sys.modules, "coremltools", None)
@@ -157,19 +155,16 @@ def test_verdicts_are_coloured_on_a_terminal_only(monkeypatch: pytest.MonkeyPatc
     assert paint(table) == table
 
 
-def test_verify_inconclusive(ready: Path, few: Path, capsys: Captured) -> None:
-    set_margins(ready, 0.001)
+def test_verify_inconclusive(restate: Any, ready: Path, few: Path, capsys: Captured) -> None:
+    set_margins(restate, ready, 0.001)
     status, out, _ = run(capsys, "verify", ready, "--data", few)
     assert "separable.float32.onnx: INCONCLUSIVE: delta may lie on either side of −0.001" in out
     assert status == int("FAIL:" in out)
     assert run(capsys, "verify", ready, "--data", few, "--strict")[0] == 1
 
 
-def test_verify_fails(ready: Path, few: Path, capsys: Captured) -> None:
-    path = ready / "manifest.json"
-    document = json.loads(path.read_bytes())
-    document["model"]["floor_accuracy"] = 0.999
-    path.write_text(json.dumps(document))
+def test_verify_fails(restate: Any, ready: Path, few: Path, capsys: Captured) -> None:
+    restate(ready, lambda f: replace(f, model=replace(f.model, floor_accuracy=0.999)))
     status, out, err = run(capsys, "verify", ready, "--data", few)
     assert (status, err) == (1, "")
     assert "\nseparable.float.keras: accuracy is below the floor of 0.999\n" in out
@@ -187,6 +182,34 @@ def test_verify_of_bad_input(ready: Path, few: Path, tmp_path: Path, capsys: Cap
     content[-1] ^= 1
     (ready / INT8).write_bytes(content)
     fails(capsys, rf"{INT8} has SHA-256", "verify", ready, "--data", few)
+
+
+def test_selftest(exported: Path, tmp_path: Path, capsys: Captured) -> None:
+    status, out, err = run(capsys, "selftest", exported, "--json", tmp_path / "selftest.json")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "separable on 16 golden inputs of seed 0"
+    header = "file engine max Δp tolerance verdict"
+    assert " ".join(lines[1].replace("|", " ").split()) == header
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:7]]
+    assert [(row[0], row[3], row[4]) for row in cells] == [
+        ("separable.float32.tflite", "0.0001", "PASS"),
+        (INT8, "0.2", "PASS"),
+        ("separable.float32.onnx", "0.0001", "PASS"),
+        ("separable.float16.mlpackage", "", "NOT_RUN"),
+    ]
+    assert lines[7].startswith("separable.float16.mlpackage: NOT_RUN: Core ML runs on macOS only")
+    assert len(lines) == 8
+    report = read_document(tmp_path / "selftest.json", "hemline.selftest/1", SelftestReport)
+    assert report.verdicts() == ["PASS", "PASS", "PASS", "NOT_RUN"]
+    # Core ML did not run.
+    assert run(capsys, "selftest", exported, "--strict")[0] == 1
+
+
+def test_selftest_of_bad_input(folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    fails(capsys, r"has no manifest\.json", "selftest", tmp_path)
+    (folder / "golden.json").write_text("{}")
+    fails(capsys, r"golden\.json has SHA-256", "selftest", folder)
 
 
 def test_bench(exported: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -396,7 +419,7 @@ def hemline_process(*words: str | Path, **variables: str) -> subprocess.Complete
 def test_help() -> None:
     done = hemline_process("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    commands = ["verify", "bench", "predict", "inspect", "report", "train", "export"]
+    commands = ["verify", "selftest", "bench", "predict", "inspect", "report", "train", "export"]
     for command in commands:
         assert re.search(rf"^    {command} ", done.stdout, re.MULTILINE), command
     for command in commands[:3]:

@@ -11,6 +11,8 @@ from hemline.bench import BenchReport
 from hemline.documents import decode, encode, read_document, write_document
 from hemline.errors import ManifestError, OutputError
 from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts
+from hemline.golden import SCHEMA as GOLDEN_SCHEMA
+from hemline.golden import Golden
 from hemline.manifest import SCHEMA as MANIFEST_SCHEMA
 from hemline.manifest import Manifest
 from hemline.parity import SCHEMA as PARITY_SCHEMA
@@ -62,6 +64,7 @@ def test_round_trips(build: Path, model_facts: ModelFacts, artifact_facts: Artif
     assert decode(EMBEDDED_SCHEMA, EmbeddedFacts, encode(EMBEDDED_SCHEMA, bare), "f") == bare
     for name, schema, kind in (
         ("manifest.json", MANIFEST_SCHEMA, Manifest),
+        ("golden.json", GOLDEN_SCHEMA, Golden),
         ("parity.json", PARITY_SCHEMA, ParityReport),
         ("bench.json", BENCH_SCHEMA, BenchReport),
     ):

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -262,3 +263,22 @@ def test_a_folder_that_is_no_core_ml_package(tmp_path: Path) -> None:
     (tmp_path / "a.mlpackage").mkdir()
     with pytest.raises(ModelFileError, match=r"a\.mlpackage is no valid Core ML package: \S"):
         CoreMLEngine.structure(tmp_path / "a.mlpackage")
+
+
+def test_the_facts_of_a_damaged_package(exported: Path, tmp_path: Path) -> None:
+    package = tmp_path / "a.mlpackage"
+    with pytest.raises(ModelFileError, match=r"a\.mlpackage is no valid Core ML package: FileNot"):
+        CoreMLEngine.read_facts(package)
+    shutil.copytree(exported / "separable.float16.mlpackage", package)
+    spec = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    content = spec.read_bytes()
+    for damaged in (content[:7], b"\xff" * 30, b"\x0f" + content, b"\x80"):
+        spec.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match="is no valid Core ML package"):
+            CoreMLEngine.read_facts(package)
+    spec.write_bytes(content.replace(b"hemline.facts", b"another.facts"))
+    assert CoreMLEngine.read_facts(package) is None
+    spec.write_bytes(content)
+    (package / "Manifest.json").write_text("[]")
+    with pytest.raises(ModelFileError, match="is no valid Core ML package: TypeError"):
+        CoreMLEngine.read_facts(package)

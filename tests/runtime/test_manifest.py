@@ -53,6 +53,18 @@ def test_a_missing_file(tmp_path: Path) -> None:
         check_sha256(tmp_path / "none.onnx", "ab" * 32)
 
 
+def test_an_artifact_of_another_training_run(build: Path) -> None:
+    manifest = read_manifest(build / "toy")
+    first, second = manifest.artifacts
+    other = replace(second, facts=replace(second.facts, parent_sha256="12" * 32))
+    with pytest.raises(
+        ValueError,
+        match=r"toy\.float16\.mlpackage was made from the float model 1212121212121212…, but "
+        r"toy\.float\.keras is [0-9a-f]{16}…: an artifact of another training run",
+    ):
+        replace(manifest, artifacts=(first, other))
+
+
 @pytest.mark.parametrize("file", ["", ".", "..", "a/b.onnx", "/b.onnx", "..\\b.onnx"])
 def test_files_lie_in_the_folder(build: Path, file: str) -> None:
     manifest = read_manifest(build / "toy")

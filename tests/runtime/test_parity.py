@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,6 @@ def save(path: Path, images: NDArray[Any], labels: NDArray[Any]) -> str:
 def load_few(few: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     with np.load(few) as data:
         return data["images"], data["labels"]
-
-
-def change_manifest(folder: Path, **model_facts: Any) -> None:
-    path = folder / "manifest.json"
-    document = json.loads(path.read_bytes())
-    document["model"] |= model_facts
-    path.write_text(json.dumps(document))
 
 
 def forbid_keras(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +310,19 @@ def test_a_changed_file_is_refused(ready: Path, few: Path, file: str) -> None:
         verify(ready, str(few))
 
 
+def test_a_manifest_that_disagrees_with_a_file_is_refused(ready: Path, few: Path) -> None:
+    path = ready / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["model"]["labels"].reverse()
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        ManifestError,
+        match=r"float32\.tflite: model\.labels\[0\] is 'Ankle boot' in its manifest and "
+        r"'T-shirt/top' inside the file",
+    ):
+        verify(ready, str(few))
+
+
 def test_a_missing_file(ready: Path, few: Path) -> None:
     (ready / "separable.float32.onnx").unlink()
     with pytest.raises(ModelFileError, match=r"float32\.onnx is named in its manifest, but"):
@@ -327,10 +334,10 @@ def test_a_folder_without_a_manifest(tmp_path: Path, few: Path) -> None:
         verify(tmp_path, str(few))
 
 
-def test_a_float_model_below_its_floor_fails(ready: Path, few: Path) -> None:
-    change_manifest(ready, floor_accuracy=0.999)
+def test_a_float_model_below_its_floor_fails(restate: Any, ready: Path, few: Path) -> None:
+    restate(ready, lambda f: replace(f, model=replace(f.model, floor_accuracy=0.999)))
     assert verify(ready, str(few)).float_model.verdict == "FAIL"
-    change_manifest(ready, floor_accuracy=None)
+    restate(ready, lambda f: replace(f, model=replace(f.model, floor_accuracy=None)))
     assert verify(ready, str(few)).float_model.verdict == "PASS"
 
 

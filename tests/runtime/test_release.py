@@ -12,6 +12,7 @@ from hemline.release import release
 NAMES = [
     "bench.json",
     "float_predictions.npz",
+    "golden.json",
     "manifest.json",
     "parity.json",
     "toy.float.keras",
@@ -70,7 +71,7 @@ def test_a_model_without_a_floor(build: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["training.json", "parity.json", "float_predictions.npz", "bench.json"]
+    "name", ["training.json", "parity.json", "float_predictions.npz", "bench.json", "golden.json"]
 )
 def test_a_missing_document(build: Path, name: str) -> None:
     (build / "toy" / name).unlink()
@@ -82,7 +83,7 @@ def test_a_damaged_document(build: Path) -> None:
     refuse(build, ManifestError, r"bench\.json: not valid JSON")
 
 
-@pytest.mark.parametrize("name", ["toy.int8.tflite", "toy.float.keras"])
+@pytest.mark.parametrize("name", ["toy.int8.tflite", "toy.float.keras", "golden.json"])
 def test_a_changed_file(build: Path, name: str) -> None:
     (build / "toy" / name).write_bytes(b"changed")
     refuse(build, ChecksumError, f"{name} has SHA-256")

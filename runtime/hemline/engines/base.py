@@ -68,6 +68,16 @@ class Engine(ABC):
         """Returns the facts document inside the file, or None if it has none."""
 
     @classmethod
+    def read_facts(cls, path: Path) -> bytes | None:
+        """Returns the facts document inside a file, with as few packages as that takes.
+
+        Raises:
+            EngineUnavailableError: a package that reads this kind of file is not installed.
+            ModelFileError: it is not such a file.
+        """
+        return cls(path, threads=1).embedded_facts()
+
+    @classmethod
     @abstractmethod
     def structure(cls, path: Path) -> FileStructure:
         """Reads a file's structure, which may need other packages than running it does.

@@ -1,7 +1,9 @@
 """Core ML, which runs .mlpackage folders on Apple's machines, its Neural Engine included."""
 
+import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,11 @@ from hemline.quiet import quiet
 # aborts the process on some Macs: https://github.com/ultralytics/ultralytics/pull/24885
 COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY", "CPU_AND_GPU")
 DEFAULT_COMPUTE_UNITS = COMPUTE_UNITS[0]
+
+# Field numbers of Core ML's Model.proto: Model.description, ModelDescription.metadata and
+# Metadata.userDefined, which is a map.
+_USER_DEFINED_METADATA = (2, 100, 100)
+_MAP_KEY, _MAP_VALUE = 1, 2
 
 
 class CoreMLEngine(Engine):
@@ -60,6 +67,21 @@ class CoreMLEngine(Engine):
         return path
 
     @classmethod
+    def read_facts(cls, path: Path) -> bytes | None:
+        # Without coremltools, which Linux boards do not have and which imports TensorFlow where
+        # that is installed, so that facts can be checked on any machine in milliseconds.
+        try:
+            package = json.loads((path / "Manifest.json").read_bytes())
+            item = package["itemInfoEntries"][package["rootModelIdentifier"]]
+            spec = (path / "Data" / item["path"]).read_bytes()
+            for entry in _fields(spec, *_USER_DEFINED_METADATA):
+                if list(_fields(entry, _MAP_KEY)) == [EMBEDDED_KEY.encode()]:
+                    return next(_fields(entry, _MAP_VALUE))
+        except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+            raise ModelFileError(f"{path} is no valid Core ML package: {error!r}") from error
+        return None
+
+    @classmethod
     def structure(cls, path: Path) -> FileStructure:
         model = open_package(path, load=False)
         spec = model.get_spec()
@@ -74,6 +96,42 @@ class CoreMLEngine(Engine):
     @classmethod
     def version(cls) -> str:
         return version("coremltools")
+
+
+def _fields(message: bytes, number: int, *inner: int) -> Iterator[bytes]:
+    """Yields what stands in one length-delimited field of a protobuf message, or further in."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        # Wire types: a varint, 8 bytes, a length and as many bytes, 4 bytes.
+        match tag & 7:
+            case 0:
+                length, (_, position) = 0, _varint(message, position)
+            case 1:
+                length = 8
+            case 2:
+                length, position = _varint(message, position)
+            case 5:
+                length = 4
+            case other:
+                raise ValueError(f"wire type {other}")
+        content = message[position : position + length]
+        if len(content) < length:
+            raise ValueError("the message is cut off")
+        if tag >> 3 == number and tag & 7 == 2:
+            if inner:
+                yield from _fields(content, *inner)
+            else:
+                yield content
+        position += length
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while message[position] & 0x80:
+        value |= (message[position] & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+    return value | message[position] << shift, position + 1
 
 
 def runs_here() -> bool:
