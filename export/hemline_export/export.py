@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hemline import golden
 from hemline.documents import encode, from_json, write_document
-from hemline.engines import engine_for
+from hemline.engines import engine_for, stand_in
 from hemline.errors import DataError, EngineUnavailableError, ExportError, ManifestError
 from hemline.facts import (
     CLASSIFICATION,
@@ -180,7 +180,7 @@ def _make_golden(
     answers = []
     for artifact in artifacts:
         try:
-            model = load(folder / artifact.file)
+            model = load(folder / artifact.file, engine=stand_in(artifact.facts.engine))
         except EngineUnavailableError:
             continue
         answers.append(golden.golden_of_artifact(artifact, model, inputs))

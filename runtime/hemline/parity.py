@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measure_step
-from hemline.engines import coreml
+from hemline.engines import stand_in
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
@@ -236,10 +236,8 @@ class _Run:
 
 
 def _run(folder: Path, artifact: Artifact, samples: Samples, engine: str | None = None) -> _Run:
-    if engine is None and artifact.facts.engine == CoreMLEngine.name and not coreml.runs_here():
-        engine = CoreMLReferenceEngine.name
     try:
-        model = load(folder / artifact.file, engine=engine)
+        model = load(folder / artifact.file, engine=engine or stand_in(artifact.facts.engine))
         probabilities = model.predict(samples.images).probabilities
     except (EngineUnavailableError, UnknownOperationError) as error:
         return _Run(engine=artifact.facts.engine, probabilities=None, reason=str(error))

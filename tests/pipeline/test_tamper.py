@@ -16,9 +16,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from hemline.engines.litert import LiteRTEngine
-from hemline.errors import ChecksumError
+from hemline.errors import ChecksumError, ManifestError
 from hemline.facts import Preprocessing
 from hemline.files import sha256
+from hemline.golden import selftest
 from hemline.parity import ArtifactParity, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
@@ -212,3 +213,33 @@ def test_calibration_on_noise_fails(folder: Path, test_data: str, tmp_path: Path
     assert results["float32"].verdict == "PASS"
     assert results["int8"].verdict == "FAIL"
     assert results["int8"].reason.endswith("the recipe int8 costs the most")
+
+
+def edit_manifest(folder: Path, edit: Callable[[Any], None]) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_bytes())
+    edit(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (lambda m: m["model"]["labels"].reverse(), r"model\.labels\[0\]"),
+        (lambda m: m["model"]["input"]["preprocessing"].update(std=1.0), r"preprocessing\.std"),
+        (lambda m: m["artifacts"][0]["facts"].update(margin_pt=50.0), r"margin_pt"),
+        (
+            lambda m: m["artifacts"][0]["facts"].update(parent_sha256="ab" * 32),
+            r"parent|another training run",
+        ),
+        (lambda m: m.update(note="harmless"), r"unknown keys \['note'\]"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "selftest"])
+def test_a_manifest_edited_by_hand_is_refused(
+    command: str, edit: Callable[[Any], None], cause: str, folder: Path, test_data: str
+) -> None:
+    edit_manifest(folder, edit)
+    checks = {"verify": lambda: verify(folder, test_data), "selftest": lambda: selftest(folder)}
+    with pytest.raises(ManifestError, match=cause):
+        checks[command]()

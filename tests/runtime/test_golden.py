@@ -177,10 +177,19 @@ def test_a_folder_that_is_whole(exported: Path) -> None:
     assert first.mismatches == ()
 
 
-def test_core_ml_is_not_run_here(exported: Path) -> None:
+def test_core_ml_is_judged_by_the_reference(exported: Path) -> None:
+    result = selftest(exported).artifacts[3]
+    assert (result.engine.split()[0], result.verdict) == ("coreml-reference", "PASS")
+    assert result.max_probability_change is not None
+
+
+def test_core_ml_is_not_run_without_coremltools(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
     result = selftest(exported).artifacts[3]
     assert (result.engine, result.verdict) == ("coreml", "NOT_RUN")
-    assert "Core ML runs on macOS only" in result.reason
+    assert "coremltools" in result.reason
     assert result.tolerance is result.max_probability_change is None
 
 
@@ -195,10 +204,10 @@ def test_an_engine_that_was_missing_at_the_export(folder: Path) -> None:
 
 
 def test_an_engine_that_is_missing_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(path: Path) -> hemline.Model:
+    def load(path: Path, engine: str | None) -> hemline.Model:
         if path.suffix == ".onnx":
             raise EngineUnavailableError("no ONNX Runtime")
-        return hemline.load(path)
+        return hemline.load(path, engine=engine)
 
     monkeypatch.setattr("hemline.golden.load", load)
     report = selftest(folder)

@@ -4,6 +4,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from hemline.engines import coreml
 from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 
@@ -61,4 +62,9 @@ def engine_for(path: Path, name: str | None = None) -> type[Engine]:
     )
 
 
-__all__ = ["Engine", "engine_for"]
+def stand_in(engine: str) -> str | None:
+    """Returns the engine that judges the files of one that does not run on this system, if any."""
+    return "coreml-reference" if engine == "coreml" and not coreml.runs_here() else None
+
+
+__all__ = ["Engine", "engine_for", "stand_in"]
