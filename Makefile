@@ -70,7 +70,7 @@ format: $(INSTALLED) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-header --upgrade --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras --generate-hashes --no-header --upgrade --output-file requirements.lock pyproject.toml
 
 clean: ## delete what runs wrote, but not the environment
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
