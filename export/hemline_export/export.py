@@ -153,7 +153,7 @@ def _make(
     parent_sha256: str,
     calibration: CalibrationFacts,
 ) -> Artifact:
-    recipe.write(sources, path)
+    settings = recipe.write(sources, path)
     structure = engine_for(path).structure(path)
     facts = ArtifactFacts(
         recipe=recipe.name,
@@ -163,6 +163,7 @@ def _make(
         output=structure.output,
         margin_pt=recipe.margin_pt,
         calibration=calibration if recipe.calibrated else None,
+        settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )
     recipe.embed(path, encode(EMBEDDED_SCHEMA, EmbeddedFacts(model=model, artifact=facts)))
