@@ -165,6 +165,7 @@ def _make(
         input=structure.input,
         output=structure.output,
         margin_pt=recipe.margin_pt,
+        integers=recipe.integers,
         calibration=calibration if recipe.calibrated else None,
         settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},

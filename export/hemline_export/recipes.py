@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.errors import ExportError
+from hemline.facts import IntegerPromise
 from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, tflite
 from hemline_export.freeze import Frozen
@@ -41,6 +42,7 @@ class Recipe:
         calibrated: it takes its ranges from calibration samples.
         margin_pt: how much test accuracy it may cost, in percentage points.
         packages: those whose versions decide what comes out.
+        integers: how much of the file is in integers, if it promises any.
         write: makes the file, without facts inside, and returns what else than the recipe's name
             decided the result.
         embed: puts a facts document into the file.
@@ -54,6 +56,7 @@ class Recipe:
     packages: tuple[str, ...]
     write: Callable[[Sources, Path], dict[str, str]]
     embed: Callable[[Path, bytes], None]
+    integers: IntegerPromise | None = None
 
 
 def select_recipes(names: str) -> tuple[Recipe, ...]:
@@ -124,6 +127,7 @@ RECIPES = (
         packages=("tensorflow", "keras"),
         write=_write_int8_tflite,
         embed=_embed_tflite,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
     ),
     Recipe(
         name="float32",

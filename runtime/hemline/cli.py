@@ -350,6 +350,15 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
     counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
     print(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
+    found = result.audit
+    print(
+        f"integers   {found.integer_operators} of {found.operators} operators, "
+        f"{found.integer_macs:,} of {found.macs:,} multiply-accumulates"
+        + (f"; {found.mixed_macs:,} with compressed weights" if found.mixed_macs else "")
+        + f"; {found.conversions} conversions"
+    )
+    for island in found.islands:
+        print(f"           in floating point: {', '.join(island.operators)}")
     if result.core_ml is not None:
         print("\n".join(inspection.describe_core_ml(result.core_ml)))
     if result.facts is None:

@@ -141,6 +141,23 @@ class CalibrationFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerPromise:
+    """How much of a file a recipe promises to compute in integers; shares in [0, 1].
+
+    Attributes:
+        operators: of its operators.
+        macs: of its multiply-accumulates.
+    """
+
+    operators: float
+    macs: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.operators <= 1 and 0 <= self.macs <= 1):
+            raise ValueError(f"shares lie between 0 and 1, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactFacts:
     """How one file was made.
 
@@ -151,6 +168,7 @@ class ArtifactFacts:
         input: the file's own input tensor.
         output: the file's own output tensor.
         margin_pt: how much accuracy it may lose, in percentage points.
+        integers: how much of it is promised to be in integers; None if nothing is.
         calibration: the samples its ranges come from; None where none were needed.
         settings: what else decided the result, by name.
         toolchain: the version of each package that had a part in it.
@@ -162,6 +180,7 @@ class ArtifactFacts:
     input: TensorSpec
     output: TensorSpec
     margin_pt: float
+    integers: IntegerPromise | None
     calibration: CalibrationFacts | None
     settings: dict[str, str]
     toolchain: dict[str, str]

@@ -7,7 +7,7 @@ run, its packages are judged by a reference evaluation, and the record says so.
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measure_step
-from hemline.engines import stand_in
+from hemline.audit import Audit, audit
+from hemline.engines import engine_for, stand_in
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, OutputError
 from hemline.execution import Job, Run, run_jobs
-from hemline.facts import TensorSpec
+from hemline.facts import ArtifactFacts, TensorSpec
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
@@ -98,6 +99,7 @@ class ArtifactParity:
         calibration_error_change: expected calibration error less the float model's.
         paired: the paired comparison with the float model.
         error_growth: what that means for the number of errors.
+        audit: what its operators compute in; None where what reads the file is not installed.
         classes: the change of each class's recall.
         steps: what each step from Keras to this file, and to a second engine, did.
     """
@@ -117,6 +119,7 @@ class ArtifactParity:
     calibration_error_change: float | None = None
     paired: PairedResult | None = None
     error_growth: ErrorGrowth | None = None
+    audit: Audit | None = None
     classes: tuple[ClassChange, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -195,7 +198,8 @@ def verify(
         progress(f"judge {artifact.file}")
         steps = _measure_steps(manifest, artifact, runs, samples, reference)
         run = runs[artifact.file, False]
-        results.append(_judge(manifest, artifact, run, steps, samples, reference, margin_pt))
+        judged = _judge(manifest, artifact, run, steps, samples, reference, margin_pt)
+        results.append(_hold_to_promise(folder / artifact.file, artifact.facts, judged))
     return ParityReport(
         model=manifest.model.model,
         data=DataRecord(
@@ -348,6 +352,18 @@ def _judge(
         classes=compare_classes(float_right, right, samples.labels, manifest.model.labels),
         steps=steps,
     )
+
+
+def _hold_to_promise(path: Path, facts: ArtifactFacts, judged: ArtifactParity) -> ArtifactParity:
+    """Adds the integer audit, and fails a file that is not as integer as its recipe promises."""
+    try:
+        found = audit(engine_for(path).structure(path).operations)
+    except EngineUnavailableError:
+        return judged
+    breach = found.explain_breach(facts.integers) if facts.integers else None
+    if breach is None:
+        return replace(judged, audit=found)
+    return replace(judged, audit=found, verdict=Verdict.FAIL, reason=f"{breach}; {judged.reason}")
 
 
 def _first_without_probabilities(outputs: NDArray[np.float32], tensor: TensorSpec) -> int | None:

@@ -19,6 +19,7 @@ from hemline.facts import (
     DatasetRef,
     EmbeddedFacts,
     InputFacts,
+    IntegerPromise,
     ModelFacts,
     Preprocessing,
     QuantParams,
@@ -125,6 +126,7 @@ def artifact_facts() -> ArtifactFacts:
         calibration=CalibrationFacts(
             source="pets", split="train", seed=0, count=1, indices_sha256="cd" * 32
         ),
+        integers=IntegerPromise(operators=1.0, macs=1.0),
         settings={},
         toolchain={"hemline": "0.1.0"},
     )

@@ -321,10 +321,11 @@ def test_inspect(exported: Path, capsys: Captured) -> None:
     assert lines[5] == (
         "operators  CONV_2D 2, DEPTHWISE_CONV_2D 1, FULLY_CONNECTED 1, MEAN 1, SOFTMAX 1"
     )
-    assert lines[6].startswith("model      separable, recipe int8, from ")
-    assert lines[7].startswith("labels     T-shirt/top, Trouser, ")
-    assert lines[8] == "pixels     (pixel − 0) / 255"
-    assert lines[9].startswith(f"made with  hemline {hemline.__version__}, tensorflow ")
+    assert lines[6].startswith("integers   6 of 6 operators, 53,472 of 53,472 multiply-")
+    assert lines[7].startswith("model      separable, recipe int8, from ")
+    assert lines[8].startswith("labels     T-shirt/top, Trouser, ")
+    assert lines[9] == "pixels     (pixel − 0) / 255"
+    assert lines[10].startswith(f"made with  hemline {hemline.__version__}, tensorflow ")
 
 
 def test_inspect_as_json(exported: Path, capsys: Captured) -> None:

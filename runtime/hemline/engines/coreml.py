@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -83,13 +82,15 @@ class CoreMLEngine(Engine):
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
+        from hemline.engines.coreml_operations import read_operations
+
         model = open_package(path, load=False)
         spec = model.get_spec()
         tensors = describe_tensors(path, spec)
         return FileStructure(
             input=tensors[0],
             output=tensors[1],
-            operators=Counter(op.type for op in list_operations(spec) if op.type != "const"),
+            operations=read_operations(spec),
             embedded_facts=_embedded_facts(model),
         )
 
