@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias
@@ -21,13 +22,15 @@ from hemline import bench, golden, inspection, parity
 from hemline.documents import encode, write_document
 from hemline.engines import coreml
 from hemline.engines.coreml_reference import CAVEAT
-from hemline.errors import HemlineError
+from hemline.errors import HemlineError, ModelFileError
 from hemline.files import write_bytes
 from hemline.host import peak_memory_bytes
 from hemline.junit import format_junit
+from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
-from hemline.report import HEADER, format_table, mark_verdict, report
+from hemline.report import HEADER, format_speed, format_table, mark_verdict, report
+from hemline.speed import judge_speeds
 
 COMMANDS = "hemline.commands"
 
@@ -138,6 +141,20 @@ def _verify(options: argparse.Namespace) -> int:
         margin_pt=options.margin,
         count=options.samples,
     )
+    try:
+        timed = bench.bench(
+            [options.folder],
+            rounds=_SPEED_ROUNDS,
+            calls_per_round=_SPEED_CALLS,
+            compute_units=bench.COMPUTE_UNITS[:1],
+            progress=show_progress,
+        )
+    except ModelFileError:
+        # Nothing in the folder runs here but in a reference evaluation.
+        pass
+    else:
+        artifacts = read_manifest(options.folder).artifacts
+        result = replace(result, speeds=judge_speeds(artifacts, timed))
     end_progress()
     duration_s, peak = time.perf_counter() - start, peak_memory_bytes()
     if options.json:
@@ -146,9 +163,10 @@ def _verify(options: argparse.Namespace) -> int:
         write_bytes(options.junit, format_junit(result, strict=options.strict))
     print(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
     reference = result.float_model
+    speeds = {speed.file: format_speed(speed) for speed in result.speeds}
     rows = [
-        [reference.file, f"{reference.accuracy:.4f}", *[""] * 6, reference.verdict],
-        *(_parity_cells(artifact) for artifact in result.artifacts),
+        [reference.file, f"{reference.accuracy:.4f}", *[""] * 7, reference.verdict],
+        *(_parity_cells(artifact, speeds) for artifact in result.artifacts),
     ]
     print(paint(format_table(_PARITY_HEADER, rows)))
     if reference.verdict == Verdict.FAIL:
@@ -168,6 +186,9 @@ def _verify(options: argparse.Namespace) -> int:
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 
 
+# A look at the speed, enough for a ratio: `hemline bench` measures longer.
+_SPEED_ROUNDS, _SPEED_CALLS = 15, 20
+
 _PARITY_HEADER = (
     "file",
     "accuracy",
@@ -177,15 +198,16 @@ _PARITY_HEADER = (
     "errors",
     "agrees",
     "SQNR dB",
+    "speed",
     "verdict",
 )
 
 
-def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
+def _parity_cells(artifact: parity.ArtifactParity, speeds: dict[str, str]) -> list[str]:
     paired, growth = artifact.paired, artifact.error_growth
     verdict = mark_verdict(artifact.verdict, is_reference=artifact.is_reference)
     if paired is None or growth is None:
-        return [artifact.file, *[""] * 7, verdict]
+        return [artifact.file, *[""] * 7, speeds.get(artifact.file, ""), verdict]
     return [
         artifact.file,
         f"{artifact.accuracy:.4f}",
@@ -195,6 +217,7 @@ def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
         "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
         f"{artifact.agreement:.4f}",
         "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
+        speeds.get(artifact.file, ""),
         verdict,
     ]
 

@@ -37,6 +37,7 @@ from hemline.paired import (
     measure_error_growth,
 )
 from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
+from hemline.speed import Speed
 
 SCHEMA = "hemline.parity/1"
 FILE_NAME = "parity.json"
@@ -140,6 +141,7 @@ class ParityReport:
         margin_override_pt: the margin that was asked for instead of the manifest's, if any.
         float_model: the float model's own result.
         artifacts: each artifact's.
+        speeds: each quantized file's against its float file, if they were timed.
     """
 
     model: str
@@ -148,6 +150,7 @@ class ParityReport:
     margin_override_pt: float | None
     float_model: FloatParity
     artifacts: tuple[ArtifactParity, ...]
+    speeds: tuple[Speed, ...] = ()
 
     def verdicts(self) -> list[str]:
         """Returns every verdict, the float model's first."""

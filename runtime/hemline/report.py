@@ -10,8 +10,9 @@ from hemline.documents import read_document
 from hemline.errors import ManifestError
 from hemline.manifest import Manifest, read_manifest
 from hemline.parity import ParityReport
+from hemline.speed import Speed, judge_speeds
 
-HEADER = ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs")
+HEADER = ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs", "speed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Row:
         verdict: of `hemline verify`.
         is_reference: whether the verdict is from a reference evaluation.
         latency: of `predict` on one image, or of the bare engine for a file without facts.
+        speed: against the float file of the same engine.
     """
 
     file: str
@@ -35,6 +37,7 @@ class Row:
     verdict: str
     is_reference: bool
     latency: Latency | None
+    speed: Speed | None
 
     def cells(self) -> tuple[str, ...]:
         """Returns the row's text, under `HEADER`; a tilde marks a noisy latency."""
@@ -47,6 +50,7 @@ class Row:
             ""
             if self.latency is None
             else f"{self.latency.median_ns / 1e3:.1f}{'~' if self.latency.noisy else ''}",
+            "" if self.speed is None else format_speed(self.speed),
         )
 
 
@@ -65,6 +69,7 @@ def report(folder: Path) -> list[Row]:
         # The first row of a Core ML package is for the compute units that `load` takes.
         if file.file not in bench_report.not_run:
             latencies.setdefault(file.sha256, file.predict or file.bare)
+    speeds = {speed.file: speed for speed in judge_speeds(manifest.artifacts, bench_report)}
     reference = parity_report.float_model
     return [
         Row(
@@ -75,6 +80,7 @@ def report(folder: Path) -> list[Row]:
             verdict=reference.verdict,
             is_reference=False,
             latency=None,
+            speed=None,
         ),
         *(
             Row(
@@ -85,10 +91,16 @@ def report(folder: Path) -> list[Row]:
                 verdict=result.verdict,
                 is_reference=result.is_reference,
                 latency=latencies.get(artifact.sha256),
+                speed=speeds.get(artifact.file),
             )
             for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
         ),
     ]
+
+
+def format_speed(speed: Speed) -> str:
+    """Returns a speed as tables show it: times its float file's, and what that makes it."""
+    return f"{speed.ratio:.2f}× {speed.verdict}"
 
 
 def mark_verdict(verdict: str, *, is_reference: bool) -> str:

@@ -19,6 +19,7 @@ from hemline.cli import main, paint
 from hemline.documents import read_document
 from hemline.golden import SelftestReport
 from hemline.parity import ParityReport
+from hemline.report import format_speed
 
 INT8 = "separable.int8.tflite"
 
@@ -63,10 +64,10 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "separable on 200 samples of few.npz"
-    header = "file accuracy delta pt 95 % interval margin errors agrees SQNR dB verdict"
+    header = "file accuracy delta pt 95 % interval margin errors agrees SQNR dB speed verdict"
     assert " ".join(lines[1].replace("|", " ").split()) == header
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:8]]
-    assert [(row[0], row[4], row[8]) for row in cells] == [
+    assert [(row[0], row[4], row[9]) for row in cells] == [
         ("separable.float.keras", "", "PASS"),
         ("separable.float32.tflite", "−50", "PASS"),
         (INT8, "−50", "PASS"),
@@ -88,6 +89,9 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
         f"{int8.agreement:.4f}",
         f"{int8.sqnr_db:.1f}",
     ]
+    (speed,) = report.speeds
+    assert (speed.file, speed.reference) == (INT8, "separable.float32.tflite")
+    assert [row[8] for row in cells] == ["", "", format_speed(speed), "", ""]
     assert len(lines) == 10
     assert re.fullmatch(r"\d+\.\d s, at most \d+ MiB of memory", lines[9])
     assert lines[8].startswith("separable.float16.mlpackage: PASS: with 95 % confidence")
@@ -372,13 +376,13 @@ def test_report(build: Path, capsys: Captured) -> None:
     status, out, err = run(capsys, "report", build / "toy", build / "toy")
     assert (status, err) == (0, "")
     rows = [
-        "| toy.float.keras       | 1,234,567 |   0.9123 |          |    PASS |        |",
-        "| toy.int8.tflite       |         8 |   0.9118 |    -0.05 |    PASS |   4.4~ |",
-        "| toy.float16.mlpackage |         8 |          |          | NOT_RUN |        |",
+        "| toy.float.keras       | 1,234,567 |   0.9123 |          |    PASS |        |       |",
+        "| toy.int8.tflite       |         8 |   0.9118 |    -0.05 |    PASS |   4.4~ |       |",
+        "| toy.float16.mlpackage |         8 |          |          | NOT_RUN |        |       |",
     ]
     assert out.splitlines() == [
-        "| artifact              |     bytes | accuracy | delta pt | verdict | p50 µs |",
-        "| --------------------- | --------: | -------: | -------: | ------: | -----: |",
+        "| artifact              |     bytes | accuracy | delta pt | verdict | p50 µs | speed |",
+        "| --------------------- | --------: | -------: | -------: | ------: | -----: | ----: |",
         *rows,
         *rows,
     ]

@@ -43,14 +43,14 @@ def test_the_report_of_a_folder(build: Path) -> None:
 
 def test_the_cells_of_a_report(build: Path) -> None:
     rows = report(build / "toy")
-    assert len(HEADER) == 6
+    assert len(HEADER) == 7
     assert [row.cells() for row in rows] == [
-        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", ""),
-        ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~"),
-        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", ""),
+        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", "", ""),
+        ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~", ""),
+        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", "", ""),
     ]
     steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), delta_pt=0.0)
-    assert steady.cells()[3:] == ("+0.00", "PASS", "12.3")
+    assert steady.cells()[3:] == ("+0.00", "PASS", "12.3", "")
     referred = replace(rows[2], verdict="PASS", is_reference=True)
     assert referred.cells()[4] == "PASS (reference)"
 
