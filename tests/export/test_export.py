@@ -104,10 +104,10 @@ def test_golden_vectors_are_written_for_what_runs_here(exported: Path) -> None:
         # The float model takes its preprocessing from the manifest, as the artifacts do.
         engine = stand_in("coreml") if part.file.endswith(".mlpackage") else None
         found = load(exported / part.file, engine=engine).predict(inputs).probabilities
-        np.testing.assert_allclose(found, np.array(part.probabilities), atol=1e-5)
-    reference = np.array(golden.float_model.probabilities)
+        np.testing.assert_allclose(found, np.array(part.outputs), atol=1e-5)
+    reference = np.array(golden.float_model.outputs)
     assert len(set(reference.argmax(axis=1))) >= 3
-    np.testing.assert_allclose(golden.artifacts[0].probabilities, reference, atol=1e-5)
+    np.testing.assert_allclose(golden.artifacts[0].outputs, reference, atol=1e-5)
 
 
 def test_every_recipe_has_a_tolerance() -> None:
@@ -133,6 +133,7 @@ def test_training_json_is_taken_at_its_word(
 ) -> None:
     known = to_json(read_manifest(exported).model) | {
         "labels": ["a", "b", "c"],
+        "output_shape": [3],
         "floor_accuracy": 0.25,
     }
     known["input"]["shape"] = [8, 8, 1]
@@ -167,7 +168,7 @@ def test_an_export_beside_the_model_keeps_the_model(
         (
             {"described": Described(preprocessing=PIXELS, labels=("a", "b"))},
             ExportError,
-            "gives 3 classes, but is described as .* naming 2 classes",
+            "gives \\(3,\\), but is described as .* naming 2 classes",
         ),
         (
             {"described": Described(preprocessing=PIXELS, labels=("a", "a", "b"))},
