@@ -481,7 +481,7 @@ def test_the_scale_of_tolerances(model_facts: ModelFacts) -> None:
     assert output_scale(model_facts, outputs) == 1.0
     tensors = replace(model_facts, task="tensors", labels=(), floor_accuracy=None)
     # The range holds 0 and leaves out what is not finite.
-    assert output_scale(tensors, outputs) == 4.0
-    assert output_scale(tensors, -outputs) == 4.0
-    assert output_scale(tensors, outputs - np.float32(3)) == 2.0
+    assert output_scale(tensors, outputs) == 1.0
+    assert output_scale(tensors, -2 * outputs) == 2.0
+    assert output_scale(tensors, outputs - np.float32(3)) == 0.5
     assert output_scale(tensors, np.zeros((2, 3), np.float32)) == 1.0
