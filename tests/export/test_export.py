@@ -262,7 +262,7 @@ def test_a_missing_model_makes_no_folder_content(pixels: str, tmp_path: Path) ->
 def test_float_features_and_their_range(save: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(4)
     mlp = save(layers.Dense(8, activation="relu"), layers.Dense(1), shape=(5,))
-    features = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    features = np.random.default_rng(1).normal(size=(400, 5)).astype(np.float32)
     targets = np.asarray(keras.saving.load_model(mlp)(features))[:, 0] + np.float32(0.1)
     np.savez(tmp_path / "train.npz", images=features[:100])
     np.savez(tmp_path / "test.npz", images=features[100:], targets=targets[100:])
