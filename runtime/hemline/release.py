@@ -70,7 +70,7 @@ def _require_releasable(folder: Path) -> None:
     read_document(folder / bench.FILE_NAME, bench.SCHEMA, bench.BenchReport)
     # Tensors have no measure of their own that could have a floor.
     held = (result.float_model.floor_accuracy, result.float_model.ceiling_loss)
-    if result.task != Task.TENSORS and held == (None, None):
+    if manifest.model.task != Task.TENSORS and held == (None, None):
         raise ManifestError(
             f"{folder} sets no floor for its float model: only a full build on the real data is "
             "released"
