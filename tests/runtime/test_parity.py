@@ -365,7 +365,7 @@ def test_nan_in_the_outputs_fails(ready: Path, few: Path, monkeypatch: pytest.Mo
 
     def broken(engine: LiteRTEngine, tensor: NDArray[Any]) -> NDArray[Any]:
         output = run(engine, tensor)
-        if output.dtype == np.float32:
+        if output.dtype == np.float32 and type(engine) is LiteRTEngine:
             calls.append(1)
             if len(calls) in (38, 41):
                 output = np.where(np.arange(10) == 4, np.float32("nan"), output)
