@@ -1,7 +1,8 @@
 """TFLite files from a frozen function."""
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,38 @@ def tflite_from_frozen(frozen: Frozen) -> bytes:
     Raises:
         ExportError: the converter refuses the model.
     """
-    return _convert(frozen, None)
+    return _convert(frozen, "float32", lambda _: None)
+
+
+def float16_tflite_from_frozen(frozen: Frozen) -> bytes:
+    """Converts to float16 weights, which the engine widens to float32 when it loads the file.
+
+    Raises:
+        ExportError: the converter refuses the model.
+    """
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return _convert(frozen, "float16", configure)
+
+
+def dynamic_tflite_from_frozen(frozen: Frozen) -> bytes:
+    """Converts to int8 weights and float32 activations.
+
+    The products with those weights are taken in integers: the engine puts each activation tensor
+    on a grid of its own as it comes. Weights of less than 1,024 elements stay float32 (TFLite's
+    quantize_weights.cc).
+
+    Raises:
+        ExportError: the converter refuses the model.
+    """
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+    return _convert(frozen, "dynamic", configure)
 
 
 def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) -> bytes:
@@ -48,14 +80,25 @@ def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) ->
     Raises:
         ExportError: the converter refuses the model, or leaves a tensor that is no integer.
     """
-    content = _convert(frozen, calibration)
-    floats = _float_tensors(content)
-    if floats:
-        raise ExportError(
-            f"int8: {len(floats)} tensors are not integers, the first is {floats[0]}; "
-            "the float32 recipe can take this model"
-        )
-    return content
+    operators = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+    return _convert_to_integers(frozen, "int8", calibration, operators, tf.int8)
+
+
+def int16x8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) -> bytes:
+    """Converts to int8 weights and int16 activations, the file's input and output among them.
+
+    As with int8, its ends are integers, so that it runs where there is no floating point.
+    Activations are symmetric: their zero point is 0.
+
+    Args:
+        frozen: the float model.
+        calibration: as for `int8_tflite_from_frozen`.
+
+    Raises:
+        ExportError: as `int8_tflite_from_frozen`.
+    """
+    operators = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    return _convert_to_integers(frozen, "int16x8", calibration, operators, tf.int16)
 
 
 def embed_facts(content: bytes, facts: bytes) -> bytes:
@@ -105,40 +148,80 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
-def _convert(frozen: Frozen, calibration: NDArray[np.float32] | None) -> bytes:
+def _convert_to_integers(
+    frozen: Frozen, recipe: str, calibration: NDArray[np.float32], operators: Any, ends: Any
+) -> bytes:
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [operators]
+        converter.inference_input_type = converter.inference_output_type = ends
+        converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
+
+    content = _convert(frozen, recipe, configure)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    if any(t.type not in _INTEGER_TYPES for graph in model.subgraphs for t in graph.tensors):
+        # A float operator stands between a DEQUANTIZE and a QUANTIZE.
+        casts = ("DEQUANTIZE", "QUANTIZE")
+        kind, node = next(
+            (kind, tensor.name.decode())
+            for kind, tensor in _list_results(model)
+            if kind not in casts and tensor.type not in _INTEGER_TYPES
+        )
+        raise _refusal(frozen, recipe, f"{kind} has no integer form", node)
+    return content
+
+
+def _convert(frozen: Frozen, recipe: str, configure: Callable[[Any], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             frozen.save(Path(folder))
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if calibration is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-            converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
+        configure(converter)
         try:
             with quiet():
                 content: bytes = converter.convert()
-        # The converter raises its own ConverterError, and ValueError from the calibrator.
+        # ConverterError of its own, RuntimeError and ValueError from quantizer and calibrator.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            kind = "float32" if calibration is None else "int8"
-            raise ExportError(
-                f"TFLite {kind}: the converter refuses the model: {reason}"
-            ) from error
+            text = str(error).strip() or type(error).__name__
+            raise _refusal(frozen, recipe, *_read_refusal(frozen, text)) from error
     return content
+
+
+def _read_refusal(frozen: Frozen, text: str) -> tuple[str, str | None]:
+    """Returns the converter's reason, and the node that it is about, if it can be told."""
+    without_integers = re.search(r"not yet supported for op: '(\w+)'", text)
+    if without_integers:
+        # It names an operator, and the float file has the node.
+        model = schema.ModelT.InitFromPackedBuf(tflite_from_frozen(frozen), 0)
+        kind = without_integers[1]
+        nodes = [tensor.name.decode() for found, tensor in _list_results(model) if found == kind]
+        return f"{kind} has no integer form", nodes[0] if nodes else None
+    reason = text.splitlines()[0]
+    outside = re.search(r"'tf\.(\w+)' op is neither", text)
+    where = re.search(r'"([^"]+)@__inference', text)
+    if outside and where:
+        return f"{outside[1]} is none of TFLite's built-in operators", where[1]
+    return reason, None
+
+
+def _refusal(frozen: Frozen, recipe: str, reason: str, node: str | None) -> ExportError:
+    layer = frozen.layer_of(node) if node else None
+    place = f"layer {layer}: " if layer else f"{node}: " if node else ""
+    return ExportError(f"TFLite {recipe}: the converter refuses the model: {place}{reason}")
+
+
+def _list_results(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the name of each operator with each tensor that it makes."""
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            # Codes below 127 stand in the older one-byte field; the larger of the two is right.
+            kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            yield from ((kind, graph.tensors[i]) for i in operator.outputs)
 
 
 def _feeds(name: str, samples: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
     for sample in samples:
         yield {name: sample[np.newaxis]}
-
-
-def _float_tensors(content: bytes) -> list[str]:
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    return [
-        tensor.name.decode()
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-        if tensor.type not in _INTEGER_TYPES
-    ]

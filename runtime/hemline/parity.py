@@ -273,7 +273,9 @@ def _measure_steps(
             steps.append(measure_step(FLOAT_EXPORT, keras, before, samples.labels))
     if artifact not in parents:
         steps.append(measure_step(artifact.facts.recipe, before, last, samples.labels))
-    second = _SECOND.get(run.engine)
+    # XNNPACK has no int16 kernels (its README in TensorFlow lists float32 and int8), so LiteRT's
+    # own, which are slow, run such a file in either engine.
+    second = None if artifact.facts.input.dtype == "int16" else _SECOND.get(run.engine)
     again = finite(_run(folder, artifact, samples, second)) if second else None
     if again is not None:
         target = (f"{artifact.file} in {second}", again)
