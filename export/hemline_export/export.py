@@ -36,11 +36,11 @@ from hemline_export.calibration import (
     preprocess,
     require_untested,
 )
-from hemline_export.freeze import freeze
+from hemline_export.freeze import Frozen, freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
 from hemline_export.recipes import Recipe, Sources, make_file, select_recipes
-from hemline_export.recurrent import restore_gru_loop, unroll_gru
+from hemline_export.recurrent import restore_recurrent_loop, unroll_recurrent
 from hemline_export.reorder import pool_before_activation
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
@@ -105,14 +105,20 @@ def export(
         values = _calibration_values(facts, drawn)
         require_untested(drawn, facts)
         _require_probabilities(keras_file, model, values)
-        unrolled, looped = unroll_gru(model), restore_gru_loop(model)
+        unrolled = unroll_recurrent(model)
+        has_recurrent = unrolled is not model
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
-        frozen = pool_before_activation(freeze(unrolled, **names))
+
+        def trace(rewritten: Any) -> Frozen:
+            return pool_before_activation(freeze(rewritten, **names))
+
+        frozen = trace(unrolled)
         sources = Sources(
             unrolled=frozen,
-            looped=(
-                frozen if looped is unrolled else pool_before_activation(freeze(looped, **names))
+            on_int8_grid=(
+                trace(unroll_recurrent(model, on_int8_grid=True)) if has_recurrent else frozen
             ),
+            looped=trace(restore_recurrent_loop(model)) if has_recurrent else frozen,
             labels=facts.labels,
             calibration=values,
         )

@@ -16,7 +16,7 @@ from hemline_export.coreml import (
     write_package,
 )
 from hemline_export.freeze import freeze
-from hemline_export.recurrent import unroll_gru
+from hemline_export.recurrent import unroll_recurrent
 
 layers = keras.layers
 LABELS = ("zebra", "ant", "cow")
@@ -28,7 +28,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = keras.Sequential(
         [keras.Input((6, 4)), layers.GRU(5), layers.Dense(3, activation="softmax")]
     )
-    frozen = freeze(unroll_gru(model), input_name="rows", output_name="probabilities")
+    frozen = freeze(unroll_recurrent(model), input_name="rows", output_name="probabilities")
     path = tmp_path_factory.mktemp("coreml") / "m.float16.mlpackage"
     write_package(path, coreml_from_frozen(frozen, LABELS))
     embed_facts(path, b"{}")
