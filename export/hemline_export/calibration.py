@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.errors import DataError
-from hemline.facts import CalibrationFacts, Preprocessing
-from hemline.samples import Samples
+from hemline.facts import CalibrationFacts, ModelFacts, Preprocessing
+from hemline.samples import Samples, resolve_samples
 
 DEFAULT_COUNT = 500
+# Of fewer, one odd sample decides a range.
+LEAST_COUNT = 10
 
 
 def draw_calibration(
@@ -18,12 +20,17 @@ def draw_calibration(
     """Draws samples without replacement, and states which.
 
     Raises:
-        DataError: there are fewer than `count`.
+        DataError: there are fewer than `count`, or that is too few to take a range from.
     """
-    if not 1 <= count <= len(samples):
+    if count < LEAST_COUNT:
         raise DataError(
-            f"calibration with {count} samples, but {samples.source} has {len(samples)}: "
-            "choose another --calibration-count"
+            f"calibration with {count} samples: {LEAST_COUNT} are the least that give a range; "
+            "choose a larger --calibration-count"
+        )
+    if count > len(samples):
+        raise DataError(
+            f"calibration with {count} samples, but {samples.source} has {len(samples)}: give "
+            "more samples, or choose a smaller --calibration-count"
         )
     drawn = samples.take(np.random.default_rng(seed).choice(len(samples), count, replace=False))
     return drawn, CalibrationFacts(
@@ -50,3 +57,33 @@ def preprocess(samples: Samples, preprocessing: Preprocessing | None) -> NDArray
         )
     values: NDArray[np.float32] = preprocessing.table()[samples.images]
     return values
+
+
+def require_untested(drawn: Samples, model: ModelFacts) -> None:
+    """Refuses a file's samples if the model's data set has some of them in its test split.
+
+    Their values are compared, so that pixels and what became of them are the same sample. Where
+    the data set is not at hand nothing is compared: `hemline verify` does so by hashes.
+
+    Raises:
+        DataError: there are such samples.
+    """
+    if drawn.split != "file" or model.dataset is None:
+        return
+    try:
+        test = resolve_samples(None, model.dataset, "test")
+    except DataError:
+        return
+    pixels = model.input.preprocessing
+    tested = {image.tobytes() for image in preprocess(test, pixels)}
+    common = [
+        int(index)
+        for index, image in zip(drawn.indices, preprocess(drawn, pixels), strict=True)
+        if image.tobytes() in tested
+    ]
+    if common:
+        raise DataError(
+            f"{drawn.source}: {len(common)} of the {len(drawn)} calibration samples, sample "
+            f"{common[0]} for one, are among the test samples of {test.source}: a test on them "
+            "would prove nothing; calibrate with training samples"
+        )

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from hemline.cli import Commands, end_progress, show_progress
 from hemline.errors import ExportError
@@ -21,7 +22,12 @@ def add_command(commands: Commands) -> None:
         "folder of the model's own data set (default: the data set that training.json names)",
     )
     parser.add_argument(
-        "--recipes", default="all", help="all, or names with commas between (default all)"
+        "--recipes",
+        metavar="NAMES",
+        help="all, or names with commas between (default: all that need no training)",
+    )
+    parser.add_argument(
+        "--list-recipes", action=_ListRecipes, nargs=0, help="say what each recipe makes, and exit"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the Keras file's folder")
     parser.add_argument("--calibration-count", type=int, default=500, metavar="N")
@@ -58,6 +64,14 @@ def add_command(commands: Commands) -> None:
         help="the greatest mean squared error of the float model, for regression and autoencoders",
     )
     parser.set_defaults(run=_run)
+
+
+class _ListRecipes(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from hemline_export.recipes import describe_recipes
+
+        print(describe_recipes())
+        parser.exit()
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -36,12 +36,17 @@ from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.model import Model, load
 from hemline.parity import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
-from hemline_export.calibration import DEFAULT_COUNT, draw_calibration, preprocess
-from hemline_export.freeze import freeze
+from hemline_export.calibration import (
+    DEFAULT_COUNT,
+    draw_calibration,
+    preprocess,
+    require_untested,
+)
+from hemline_export.freeze import Frozen, freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
-from hemline_export.recipes import RECIPES, TOLERANCES, Recipe, Sources
-from hemline_export.recurrent import restore_gru_loop, unroll_gru
+from hemline_export.recipes import TOLERANCES, Recipe, Sources, make_file, select_recipes
+from hemline_export.recurrent import restore_recurrent_loop, unroll_recurrent
 from hemline_export.reorder import pool_before_activation
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
@@ -75,7 +80,7 @@ def export(
     calibration: str | None,
     out: Path,
     *,
-    recipes: Sequence[Recipe] = RECIPES,
+    recipes: Sequence[Recipe] | None = None,
     described: Described | None = None,
     calibration_count: int = DEFAULT_COUNT,
     calibration_seed: int = 0,
@@ -87,7 +92,7 @@ def export(
         keras_file: a float Keras 3 file, `NAME.float.keras` or `NAME.keras`.
         calibration: training samples, as `hemline.samples.resolve_samples` takes them.
         out: the folder to write; the Keras file is copied there if it lies elsewhere.
-        recipes: what to make.
+        recipes: what to make; None for every recipe that needs no training.
         described: what to say of the model where training.json does not.
         calibration_count: how many samples to draw.
         calibration_seed: of the draw.
@@ -95,10 +100,12 @@ def export(
 
     Raises:
         ModelFileError: the Keras file is none that export takes.
-        DataError: the calibration samples are missing or do not fit the model.
+        DataError: the calibration samples are missing, too few, or do not fit the model, or its
+            data set tests on some of them.
         ExportError: a converter refuses the model.
         OutputError: `out` cannot be written.
     """
+    recipes = select_recipes() if recipes is None else recipes
     with staging(out) as stage:
         progress(f"load {keras_file.name}")
         model = load_keras(keras_file)
@@ -109,16 +116,23 @@ def export(
         )
         facts = _model_facts(keras_file, model, known, described or Described(), drawn)
         values = _calibration_values(facts, drawn)
+        require_untested(drawn, facts)
         if facts.task == Task.CLASSIFICATION:
             _require_probabilities(keras_file, model, values)
-        unrolled, looped = unroll_gru(model), restore_gru_loop(model)
+        unrolled = unroll_recurrent(model)
+        has_recurrent = unrolled is not model
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
-        frozen = pool_before_activation(freeze(unrolled, **names))
+
+        def trace(rewritten: Any) -> Frozen:
+            return pool_before_activation(freeze(rewritten, **names))
+
+        frozen = trace(unrolled)
         sources = Sources(
             unrolled=frozen,
-            looped=(
-                frozen if looped is unrolled else pool_before_activation(freeze(looped, **names))
+            on_int8_grid=(
+                trace(unroll_recurrent(model, on_int8_grid=True)) if has_recurrent else frozen
             ),
+            looped=trace(restore_recurrent_loop(model)) if has_recurrent else frozen,
             labels=facts.labels,
             calibration=values,
         )
@@ -170,7 +184,7 @@ def _make(
     parent_sha256: str,
     calibration: CalibrationFacts,
 ) -> Artifact:
-    settings = recipe.write(sources, path)
+    settings = make_file(recipe, sources, path)
     structure = engine_for(path).structure(path)
     facts = ArtifactFacts(
         recipe=recipe.name,

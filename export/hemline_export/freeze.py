@@ -1,5 +1,6 @@
 """One traced, constant-folded function of a Keras model, from which every converter starts."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,25 @@ class Frozen:
         input_name: the input's name in every artifact.
         output_name: the output's.
         shape: of one sample.
+        layers: the names of the model's layers.
     """
 
     function: Any
     input_name: str
     output_name: str
     shape: tuple[int, ...]
+    layers: tuple[str, ...]
+
+    def layer_of(self, node: str) -> str | None:
+        """Returns the layer that a node of the graph, or a tensor named for it, comes from.
+
+        A node's name is its path, layer by layer; TensorFlow puts a number behind each part.
+        """
+        for part in reversed(node.partition(";")[0].split("/")):
+            for name in (re.sub(r"_\d+$", "", part), part):
+                if name in self.layers:
+                    return name
+        return None
 
     def named(self) -> Any:
         """Returns a `tf.function` with the names at its border."""
@@ -55,4 +69,5 @@ def freeze(model: Any, *, input_name: str, output_name: str) -> Frozen:
         input_name=input_name,
         output_name=output_name,
         shape=shape,
+        layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )

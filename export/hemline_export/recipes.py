@@ -1,5 +1,6 @@
 """The recipes: every way in which Hemline makes an artifact, each one entry and one function."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ class Sources:
 
     Attributes:
         unrolled: the frozen model, recurrent layers unrolled.
+        on_int8_grid: the same, their states held to one int8 grid.
         looped: the frozen model, recurrent layers as loops that tf2onnx knows.
         labels: the class names; none for a task other than classification.
         calibration: float32 (n, *shape), preprocessed.
     """
 
     unrolled: Frozen
+    on_int8_grid: Frozen
     looped: Frozen
     labels: tuple[str, ...]
     calibration: NDArray[np.float32]
@@ -80,6 +83,21 @@ TOLERANCES = {
     "int8": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
+    # The weights alone are on 8 bits, or activations on 16 as well: of int8's noise its weights'.
+    "dynamic": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=20.0, least_cosine=0.995
+    ),
+    "int16x8": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=20.0, least_cosine=0.995
+    ),
+    "int8w": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=20.0, least_cosine=0.995
+    ),
+    # A palette has 16 values for a tensor where int8 has 255 for a channel: half of int8's size
+    # again, for up to half a point.
+    "pal4": Tolerance(
+        margin_pt=0.5, margin_loss_percent=20.0, least_sqnr_db=10.0, least_cosine=0.95
+    ),
 }
 
 
@@ -89,6 +107,7 @@ class Recipe:
 
     Attributes:
         name: the recipe's name, the middle part of the file name.
+        meaning: what it is, in a line.
         engine: what runs the artifact.
         suffix: of the file.
         calibrated: it takes its ranges from calibration samples.
@@ -97,9 +116,11 @@ class Recipe:
         write: makes the file, without facts inside, and returns what else than the recipe's name
             decided the result.
         embed: puts a facts document into the file.
+        trains: it trains the model on, which takes minutes: made only if it is asked for.
     """
 
     name: str
+    meaning: str
     engine: str
     suffix: str
     calibrated: bool
@@ -107,14 +128,19 @@ class Recipe:
     write: Callable[[Sources, Path], dict[str, str]]
     embed: Callable[[Path, bytes], None]
     integers: IntegerPromise | None = None
+    trains: bool = False
 
 
-def select_recipes(names: str) -> tuple[Recipe, ...]:
+def select_recipes(names: str | None = None) -> tuple[Recipe, ...]:
     """Returns the recipes of a comma-separated list of names, or of `all`.
+
+    None stands for every recipe that needs no training.
 
     Raises:
         ExportError: a name is not known.
     """
+    if names is None:
+        return tuple(recipe for recipe in RECIPES if not recipe.trains)
     if names == "all":
         return RECIPES
     wanted = {name.strip() for name in names.split(",")}
@@ -126,13 +152,66 @@ def select_recipes(names: str) -> tuple[Recipe, ...]:
     return tuple(recipe for recipe in RECIPES if recipe.name in wanted)
 
 
+def make_file(recipe: Recipe, sources: Sources, path: Path) -> dict[str, str]:
+    """Makes a recipe's file, and returns its settings.
+
+    Raises:
+        ExportError: the recipe does not take the model; says which for the same engine do, found
+            by trying them.
+    """
+    try:
+        return recipe.write(sources, path)
+    except ExportError as error:
+        able = [
+            other.name
+            for other in RECIPES
+            if other.engine == recipe.engine and other.name != recipe.name and not other.trains
+            if _can_make(other, sources)
+        ]
+        raise ExportError(
+            f"{error}; recipes that take this model as {recipe.suffix}: {', '.join(able) or 'none'}"
+        ) from error
+
+
+def _can_make(recipe: Recipe, sources: Sources) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            recipe.write(sources, Path(folder) / f"model{recipe.suffix}")
+        except ExportError:
+            return False
+    return True
+
+
+def describe_recipes() -> str:
+    """Returns the table of recipes for people, a line for each."""
+    return "\n".join(
+        f"{recipe.name + recipe.suffix:<20} {recipe.meaning}{' (trains)' if recipe.trains else ''}"
+        for recipe in RECIPES
+    )
+
+
 def _write_tflite(sources: Sources, path: Path) -> dict[str, str]:
     write_bytes(path, tflite.tflite_from_frozen(sources.unrolled))
     return {}
 
 
 def _write_int8_tflite(sources: Sources, path: Path) -> dict[str, str]:
-    write_bytes(path, tflite.int8_tflite_from_frozen(sources.unrolled, sources.calibration))
+    write_bytes(path, tflite.int8_tflite_from_frozen(sources.on_int8_grid, sources.calibration))
+    return {}
+
+
+def _write_float16_tflite(sources: Sources, path: Path) -> dict[str, str]:
+    write_bytes(path, tflite.float16_tflite_from_frozen(sources.unrolled))
+    return {"compression": "weights only, arithmetic in float32"}
+
+
+def _write_dynamic_tflite(sources: Sources, path: Path) -> dict[str, str]:
+    write_bytes(path, tflite.dynamic_tflite_from_frozen(sources.unrolled))
+    return {}
+
+
+def _write_int16x8_tflite(sources: Sources, path: Path) -> dict[str, str]:
+    write_bytes(path, tflite.int16x8_tflite_from_frozen(sources.unrolled, sources.calibration))
     return {}
 
 
@@ -154,9 +233,24 @@ def _write_coreml(sources: Sources, path: Path) -> dict[str, str]:
     return {}
 
 
+def _write_int8w_coreml(sources: Sources, path: Path) -> dict[str, str]:
+    model = coreml.coreml_from_frozen(sources.unrolled, sources.labels)
+    compressed, settings = coreml.quantize_weights(model)
+    coreml.write_package(path, compressed)
+    return settings
+
+
+def _write_pal4_coreml(sources: Sources, path: Path) -> dict[str, str]:
+    model = coreml.coreml_from_frozen(sources.unrolled, sources.labels)
+    compressed, settings = coreml.palettize_weights(model)
+    coreml.write_package(path, compressed)
+    return settings
+
+
 RECIPES = (
     Recipe(
         name="float32",
+        meaning="built-in operators, float weights and arithmetic",
         engine="litert",
         suffix=".tflite",
         calibrated=False,
@@ -166,6 +260,7 @@ RECIPES = (
     ),
     Recipe(
         name="int8",
+        meaning="integers from input to output; weights per channel, ranges by calibration",
         engine="litert",
         suffix=".tflite",
         calibrated=True,
@@ -176,6 +271,7 @@ RECIPES = (
     ),
     Recipe(
         name="float32",
+        meaning="batch 1; a GRU or LSTM is one node",
         engine="onnxruntime",
         suffix=".onnx",
         calibrated=False,
@@ -185,11 +281,63 @@ RECIPES = (
     ),
     Recipe(
         name="float16",
+        meaning="ML program for macOS 13 and later, float16 weights and arithmetic",
         engine="coreml",
         suffix=".mlpackage",
         calibrated=False,
         packages=("tensorflow", "keras", "coremltools"),
         write=_write_coreml,
+        embed=coreml.embed_facts,
+    ),
+    Recipe(
+        name="float16",
+        meaning="float16 weights, float32 arithmetic: half the size, no faster",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=False,
+        packages=("tensorflow", "keras"),
+        write=_write_float16_tflite,
+        embed=_embed_tflite,
+    ),
+    Recipe(
+        name="dynamic",
+        meaning="int8 weights, float activations put on a grid as they come; no calibration",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=False,
+        packages=("tensorflow", "keras"),
+        write=_write_dynamic_tflite,
+        embed=_embed_tflite,
+    ),
+    Recipe(
+        name="int16x8",
+        meaning="integers from input to output: int8 weights, int16 activations; slow on most CPUs",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=True,
+        packages=("tensorflow", "keras"),
+        write=_write_int16x8_tflite,
+        embed=_embed_tflite,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
+    ),
+    Recipe(
+        name="int8w",
+        meaning="weight compression: int8 per channel, symmetric; float16 arithmetic",
+        engine="coreml",
+        suffix=".mlpackage",
+        calibrated=False,
+        packages=("tensorflow", "keras", "coremltools"),
+        write=_write_int8w_coreml,
+        embed=coreml.embed_facts,
+    ),
+    Recipe(
+        name="pal4",
+        meaning="weight compression: a 4-bit palette per tensor, by k-means; float16 arithmetic",
+        engine="coreml",
+        suffix=".mlpackage",
+        calibrated=False,
+        packages=("tensorflow", "keras", "coremltools", "scikit-learn"),
+        write=_write_pal4_coreml,
         embed=coreml.embed_facts,
     ),
 )

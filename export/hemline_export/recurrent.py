@@ -1,11 +1,12 @@
 """Rewrites of recurrent layers, since no converter takes Keras 3's as they are.
 
-TFLite and Core ML need the loop unrolled: `unroll_gru`. ONNX has an operator for the whole
-layer, which tf2onnx finds only in tf_keras's form of the loop: `restore_gru_loop`. Both keep
+TFLite and Core ML need the loop unrolled: `unroll_recurrent`. ONNX has an operator for the whole
+layer, which tf2onnx finds only in tf_keras's form of the loop: `restore_recurrent_loop`. Both keep
 the layer's arithmetic: the rewritten float model equals the Keras model to rounding.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,58 +16,112 @@ from hemline_export.backend import keras, tf_keras
 from hemline_export.backend import tensorflow as tf
 
 
-def unroll_gru(model: Any) -> Any:
-    """Returns the model with each GRU layer unrolled over its time steps, or itself if it has none.
+def unroll_recurrent(model: Any, *, on_int8_grid: bool = False) -> Any:
+    """Returns the model with each GRU and LSTM layer unrolled, or itself if it has none.
+
+    Args:
+        model: a Keras model.
+        on_int8_grid: hold the state of every time step to TFLite's int8 grid for tanh, from −1
+            in steps of 1/128. A state has that range; converters measure another for each step,
+            and each then needs biases of its own. For an int8 export only.
 
     Raises:
         ExportError: a layer's sequence has no fixed length, or it keeps or returns its state, or
             the model has a recurrent layer of another kind.
     """
-    return _replace_gru(model, UnrolledGRU)
+    kinds = {
+        keras.layers.GRU: partial(UnrolledGRU, on_int8_grid=on_int8_grid),
+        keras.layers.LSTM: partial(UnrolledLSTM, on_int8_grid=on_int8_grid),
+    }
+    return _replace(model, lambda layer: kinds[_kind(layer)](layer))
 
 
-def restore_gru_loop(model: Any) -> Any:
-    """Returns the model with each GRU layer as tf_keras's loop, or itself if it has none.
+def restore_recurrent_loop(model: Any) -> Any:
+    """Returns the model with each GRU and LSTM layer as tf_keras's loop, or itself.
 
     Raises:
-        ExportError: as `unroll_gru`.
+        ExportError: as `unroll_recurrent`.
     """
-    return _replace_gru(model, LoopGRU)
+    return _replace(model, Loop)
 
 
-# Those for which gate(−x) = 1 − gate(x).
-_SYMMETRIC_GATES = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
+    """A recurrent layer as straight-line code.
+
+    Products of the input with its kernels do not depend on the state, so they are taken for all
+    time steps at once, ahead of the recurrence.
+
+    Args:
+        layer: the built layer to take weights and settings from.
+        on_int8_grid: as for `unroll_recurrent`.
+    """
+
+    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
+        super().__init__(name=layer.name)
+        self.supports_masking = True
+        _require_supported(layer)
+        self._activation, self._gate = layer.activation, layer.recurrent_activation
+        if self._gate not in _GATES:
+            raise ExportError(
+                f"layer {layer.name}: gates by {self._gate.__name__} cannot be "
+                "unrolled; known: sigmoid, hard_sigmoid"
+            )
+        self._units = layer.units
+        self._return_sequences, self._backwards = layer.return_sequences, layer.go_backwards
+        self._on_int8_grid = on_int8_grid and self._activation is keras.activations.tanh
+
+    def call(self, sequence: Any, mask: Any = None) -> Any:
+        """Maps (batch, time, features) to (batch, units), or (batch, time, units)."""
+        _require_no_mask(self.name, mask)
+        if sequence.shape[1] is None:
+            raise ExportError(f"layer {self.name}: its sequence has no fixed length to unroll")
+        steps = list(zip(*(tf.unstack(x, axis=1) for x in self._project(sequence)), strict=True))
+        if self._backwards:
+            steps.reverse()
+        nothing = tf.zeros_like(steps[0][-1][:, : self._units])
+        state, memory = nothing, nothing
+        states = []
+        for inputs in steps:
+            state, memory = self._step(inputs, state, memory)
+            if self._on_int8_grid:
+                state = tf.quantization.fake_quant_with_min_max_args(state, -1, 127 / 128)
+            states.append(state)
+        return tf.stack(states, axis=1) if self._return_sequences else state
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape that `call` gives."""
+        batch, time, _ = input_shape
+        return (batch, time, self._units) if self._return_sequences else (batch, self._units)
+
+    def _project(self, sequence: Any) -> tuple[Any, ...]:
+        """Returns the products of the whole sequence, each (batch, time, …)."""
+        raise NotImplementedError
+
+    def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
+        """Returns the next state and memory, from one time step of `_project`."""
+        raise NotImplementedError
 
 
-class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
+# They take each value by itself, so that gates can share one, and gate(−x) = 1 − gate(x).
+_GATES = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+
+
+class UnrolledGRU(_Unrolled):
     """A GRU layer as straight-line code.
 
-    The products of the input with its kernels do not depend on the state, so they are taken for
-    all time steps at once, ahead of the recurrence. The update and reset gates share one
-    product, one addition and one sigmoid. Their recurrent bias joins the input bias.
+    The update and reset gates share one product, one addition and one sigmoid. Their recurrent
+    bias joins the input bias.
 
     What the update gate lets in, 1 − update, is computed as the sigmoid of the negated sum. On
     TFLite's int8 grid a sigmoid reaches 0 exactly, but 1 only to 1/256: a gate that says "keep
     the state" then keeps it, where the textbook form would leak 0.4 % of it at each step.
 
     Equations: Cho et al., arXiv:1406.1078, and the `reset_after` form of cuDNN.
-
-    Args:
-        layer: the built GRU layer to take weights and settings from.
     """
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__(name=layer.name)
-        self.supports_masking = True
-        _require_supported(layer)
-        if layer.recurrent_activation not in _SYMMETRIC_GATES:
-            raise ExportError(
-                f"layer {layer.name}: gates by {layer.recurrent_activation.__name__} cannot be "
-                "unrolled; known: sigmoid, hard_sigmoid"
-            )
-        self._units, self._reset_after = layer.units, layer.reset_after
-        self._return_sequences, self._backwards = layer.return_sequences, layer.go_backwards
-        self._activation, self._gate = layer.activation, layer.recurrent_activation
+    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
+        super().__init__(layer, on_int8_grid=on_int8_grid)
+        self._reset_after = layer.reset_after
         kernel, recurrent, *bias = [np.array(weight) for weight in layer.get_weights()]
         gates = 2 * layer.units
         self._kernels = kernel[:, :gates], kernel[:, gates:]
@@ -81,56 +136,82 @@ class UnrolledGRU(keras.layers.Layer):  # type: ignore[misc]
             weights[..., : layer.units] *= -1
         self._candidate_bias, self._recurrent_bias = rows[0, gates:], rows[1, gates:]
 
-    def call(self, sequence: Any, mask: Any = None) -> Any:
-        """Maps (batch, time, features) to (batch, units), or (batch, time, units)."""
-        _require_no_mask(self.name, mask)
-        if sequence.shape[1] is None:
-            raise ExportError(f"layer {self.name}: its sequence has no fixed length to unroll")
-        gate_inputs = tf.unstack(sequence @ self._kernels[0] + self._gate_bias, axis=1)
-        inputs = tf.unstack(sequence @ self._kernels[1] + self._candidate_bias, axis=1)
-        if self._backwards:
-            gate_inputs.reverse()
-            inputs.reverse()
-        state = tf.zeros_like(inputs[0])
-        states = []
-        for gate_input, value in zip(gate_inputs, inputs, strict=True):
-            gates = self._gate(gate_input + state @ self._recurrent[0])
-            admit, reset = tf.split(gates, 2, axis=-1)
-            if self._reset_after:
-                recalled = reset * (state @ self._recurrent[1] + self._recurrent_bias)
-            else:
-                recalled = (reset * state) @ self._recurrent[1]
-            candidate = self._activation(value + recalled)
-            # The same as update · state + (1 − update) · candidate, with one product less.
-            state = state + admit * (candidate - state)
-            states.append(state)
-        return tf.stack(states, axis=1) if self._return_sequences else state
+    def _project(self, sequence: Any) -> tuple[Any, ...]:
+        return (
+            sequence @ self._kernels[0] + self._gate_bias,
+            sequence @ self._kernels[1] + self._candidate_bias,
+        )
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape that `call` gives."""
-        batch, time, _ = input_shape
-        return (batch, time, self._units) if self._return_sequences else (batch, self._units)
+    def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
+        gate_input, value = inputs
+        gates = self._gate(gate_input + state @ self._recurrent[0])
+        admit, reset = tf.split(gates, 2, axis=-1)
+        if self._reset_after:
+            recalled = reset * (state @ self._recurrent[1] + self._recurrent_bias)
+        else:
+            recalled = (reset * state) @ self._recurrent[1]
+        candidate = self._activation(value + recalled)
+        # The same as update · state + (1 − update) · candidate, with one product less.
+        return state + admit * (candidate - state), memory
 
 
-class LoopGRU(keras.layers.Layer):  # type: ignore[misc]
-    """A GRU layer computed by tf_keras, whose loop tf2onnx knows as an ONNX GRU.
+class UnrolledLSTM(_Unrolled):
+    """An LSTM layer as straight-line code.
+
+    The three gates share one product, one addition and one sigmoid. The candidate has its own,
+    for a sum that is split before its activations would need one int8 grid for all of them, and
+    for some calibration samples TFLite's converter leaves that split in floating point.
+
+    The forget gate stays as it is, unlike the GRU's update gate. A cell has no fixed range, so
+    that a step of its int8 grid outweighs what a gate that never reaches 1 leaks, and each further
+    operation on the cell rounds it once more.
+
+    Equations: Hochreiter and Schmidhuber, Neural Computation 9(8), 1997, with the forget gate of
+    Gers et al., Neural Computation 12(10), 2000.
+    """
+
+    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
+        super().__init__(layer, on_int8_grid=on_int8_grid)
+        kernel, recurrent, *bias = [np.array(weight) for weight in layer.get_weights()]
+        bias = bias or [np.zeros(4 * layer.units, np.float32)]
+        # Keras's order is input, forget, candidate, output.
+        admit, keep, candidate, give = np.split(np.arange(4 * layer.units), 4)
+        gates = np.concatenate([admit, keep, give])
+        self._kernels = kernel[:, gates], kernel[:, candidate]
+        self._recurrent = recurrent[:, gates], recurrent[:, candidate]
+        self._biases = bias[0][gates], bias[0][candidate]
+
+    def _project(self, sequence: Any) -> tuple[Any, ...]:
+        return tuple(sequence @ k + b for k, b in zip(self._kernels, self._biases, strict=True))
+
+    def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
+        gates = self._gate(inputs[0] + state @ self._recurrent[0])
+        admit, keep, give = tf.split(gates, 3, axis=-1)
+        candidate = self._activation(inputs[1] + state @ self._recurrent[1])
+        memory = keep * memory + admit * candidate
+        return give * self._activation(memory), memory
+
+
+class Loop(keras.layers.Layer):  # type: ignore[misc]
+    """A GRU or LSTM layer computed by tf_keras, whose loop tf2onnx knows as an ONNX operator.
 
     Args:
-        layer: the built GRU layer to take weights and settings from.
+        layer: the built layer to take weights and settings from.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
         self.supports_masking = True
         _require_supported(layer)
-        twin = tf_keras.layers.GRU(
+        is_gru = _kind(layer) is keras.layers.GRU
+        twin = (tf_keras.layers.GRU if is_gru else tf_keras.layers.LSTM)(
             layer.units,
             activation=_twin_activation(layer.activation),
             recurrent_activation=_twin_activation(layer.recurrent_activation),
             use_bias=layer.use_bias,
-            reset_after=layer.reset_after,
             return_sequences=layer.return_sequences,
             go_backwards=layer.go_backwards,
+            **({"reset_after": layer.reset_after} if is_gru else {}),
         )
         weights = layer.get_weights()
         twin.build((None, None, len(weights[0])))
@@ -148,26 +229,70 @@ class LoopGRU(keras.layers.Layer):  # type: ignore[misc]
         return self._shape(input_shape)
 
 
-def _replace_gru(model: Any, replace: Callable[[Any], Any]) -> Any:
+class BothWays(keras.layers.Layer):  # type: ignore[misc]
+    """A Bidirectional layer of two rewritten layers.
+
+    Args:
+        layer: the built Bidirectional layer.
+        replace: rewrites the layer of each way.
+    """
+
+    def __init__(self, layer: Any, replace: Callable[[Any], Any]) -> None:
+        super().__init__(name=layer.name)
+        self.supports_masking = True
+        if layer.merge_mode not in _MERGES:
+            raise ExportError(
+                f"layer {layer.name}: an exported model has one output, merge_mode=None gives two"
+            )
+        self._ways = replace(layer.forward_layer), replace(layer.backward_layer)
+        self._merge, self._shape = _MERGES[layer.merge_mode], layer.compute_output_shape
+
+    def call(self, sequence: Any, mask: Any = None) -> Any:
+        """Maps (batch, time, features) to what the layer gives."""
+        _require_no_mask(self.name, mask)
+        forward, backward = (way(sequence) for way in self._ways)
+        if len(backward.shape) == 3:
+            backward = tf.stack(tf.unstack(backward, axis=1)[::-1], axis=1)
+        return self._merge(forward, backward)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
+        """Returns the shape that `call` gives."""
+        return self._shape(input_shape)
+
+
+_MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "concat": lambda forward, backward: tf.concat([forward, backward], axis=-1),
+    "sum": lambda forward, backward: forward + backward,
+    "ave": lambda forward, backward: (forward + backward) / 2,
+    "mul": lambda forward, backward: forward * backward,
+}
+
+
+def _kind(layer: Any) -> Any:
+    """Returns GRU or LSTM, or None for any other layer."""
+    kinds = (keras.layers.GRU, keras.layers.LSTM)
+    return next((kind for kind in kinds if isinstance(layer, kind)), None)
+
+
+def _replace(model: Any, replace: Callable[[Any], Any]) -> Any:
     layers = list(model._flatten_layers(include_self=False))
     strangers = [
-        layer
-        for layer in layers
-        if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
-        and not isinstance(layer, keras.layers.GRU)
+        layer for layer in layers if isinstance(layer, keras.layers.RNN) and _kind(layer) is None
     ]
     if strangers:
         names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in strangers)
-        raise ExportError(f"recurrent layers other than GRU cannot be exported yet: {names}")
-    if not any(isinstance(layer, keras.layers.GRU) for layer in layers):
+        raise ExportError(
+            f"recurrent layers other than GRU and LSTM cannot be exported yet: {names}"
+        )
+
+    def clone(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.Bidirectional):
+            return BothWays(layer, replace)
+        return replace(layer) if _kind(layer) else layer
+
+    if not any(_kind(layer) for layer in layers):
         return model
-    return keras.models.clone_model(
-        model,
-        clone_function=lambda layer: (
-            replace(layer) if isinstance(layer, keras.layers.GRU) else layer
-        ),
-        recursive=True,
-    )
+    return keras.models.clone_model(model, clone_function=clone, recursive=True)
 
 
 def _require_supported(layer: Any) -> None:

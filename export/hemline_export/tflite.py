@@ -1,7 +1,8 @@
 """TFLite files from a frozen function."""
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,38 @@ def tflite_from_frozen(frozen: Frozen) -> bytes:
     Raises:
         ExportError: the converter refuses the model.
     """
-    return _convert(frozen, None)
+    return _convert(frozen, "float32", lambda _: None)
+
+
+def float16_tflite_from_frozen(frozen: Frozen) -> bytes:
+    """Converts to float16 weights, which the engine widens to float32 when it loads the file.
+
+    Raises:
+        ExportError: the converter refuses the model.
+    """
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return _convert(frozen, "float16", configure)
+
+
+def dynamic_tflite_from_frozen(frozen: Frozen) -> bytes:
+    """Converts to int8 weights and float32 activations.
+
+    The products with those weights are taken in integers: the engine puts each activation tensor
+    on a grid of its own as it comes. Weights of less than 1,024 elements stay float32 (TFLite's
+    quantize_weights.cc).
+
+    Raises:
+        ExportError: the converter refuses the model.
+    """
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+    return _convert(frozen, "dynamic", configure)
 
 
 def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) -> bytes:
@@ -48,26 +80,41 @@ def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) ->
     Raises:
         ExportError: the converter refuses the model, or leaves a tensor that is no integer.
     """
-    content = _convert(frozen, calibration)
-    floats = _float_tensors(content)
-    if floats:
-        raise ExportError(
-            f"int8: {len(floats)} tensors are not integers, the first is {floats[0]}; "
-            "the float32 recipe can take this model"
-        )
-    return content
+    operators = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+    return _convert_to_integers(frozen, "int8", calibration, operators, tf.int8)
+
+
+def int16x8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) -> bytes:
+    """Converts to int8 weights and int16 activations, the file's input and output among them.
+
+    As with int8, its ends are integers, so that it runs where there is no floating point.
+    Activations are symmetric: their zero point is 0.
+
+    Args:
+        frozen: the float model.
+        calibration: as for `int8_tflite_from_frozen`.
+
+    Raises:
+        ExportError: as `int8_tflite_from_frozen`.
+    """
+    operators = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    return _convert_to_integers(frozen, "int16x8", calibration, operators, tf.int16)
 
 
 def embed_facts(content: bytes, facts: bytes) -> bytes:
     """Returns a .tflite file with a facts document in its metadata, instead of one already there.
 
     A tensor fused of several keeps the name of the first only: the converter strings them all
-    together, which in an unrolled GRU is a fifth of the file.
+    together, which in an unrolled GRU is a fifth of the file. Constants that are equal, their
+    grids included, become one.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for graph in model.subgraphs:
+        _share_constants(model, graph)
+    for graph in model.subgraphs:
         for tensor in graph.tensors:
             tensor.name = tensor.name.split(b";")[0]
+    _drop_empty_buffers(model)
     # The generated packer aligns constants to one byte; kernels that read them in place, as on
     # a microcontroller, need what the schema asks for.
     model.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
@@ -84,6 +131,49 @@ def embed_facts(content: bytes, facts: bytes) -> bytes:
     builder = flatbuffers.Builder(len(content) + len(facts) + 1024)
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _drop_empty_buffers(model: Any) -> None:
+    """Points every tensor without content at buffer 0, which is empty by TFLite's convention."""
+    kept = [0, *(i for i, b in enumerate(model.buffers) if i and b.data is not None)]
+    moved = {old: new for new, old in enumerate(kept)}
+    for owner in (*(t for g in model.subgraphs for t in g.tensors), *(model.metadata or [])):
+        owner.buffer = moved.get(owner.buffer, 0)
+    model.buffers = [model.buffers[i] for i in kept]
+
+
+def _share_constants(model: Any, graph: Any) -> None:
+    """Points operators at the first of several equal constants, and drops tensors that none uses.
+
+    An unrolled layer has the same bias at each time step, with a scale and a zero point for each
+    channel, which take three times the room of the bias itself.
+    """
+    first: dict[Any, int] = {}
+    equal = {}
+    for i, tensor in enumerate(graph.tensors):
+        grid = tensor.quantization
+        if model.buffers[tensor.buffer].data is not None:
+            arrays = (tensor.shape, grid.scale, grid.zeroPoint) if grid else (tensor.shape,)
+            key = (
+                tensor.buffer,
+                tensor.type,
+                grid and grid.quantizedDimension,
+                *(None if array is None else array.tobytes() for array in arrays),
+            )
+            equal[i] = first.setdefault(key, i)
+    for operator in graph.operators:
+        operator.inputs = np.array([equal.get(i, i) for i in operator.inputs], np.int32)
+    kept = [i for i in range(len(graph.tensors)) if equal.get(i, i) == i]
+    moved = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    graph.tensors = [graph.tensors[i] for i in kept]
+    for owner in (graph, *graph.operators):
+        owner.inputs, owner.outputs = (
+            np.array([moved[i] for i in indices], np.int32)
+            for indices in (owner.inputs, owner.outputs)
+        )
+    for signature in model.signatureDefs or []:
+        for end in (*signature.inputs, *signature.outputs):
+            end.tensorIndex = moved[end.tensorIndex]
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
@@ -105,40 +195,80 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
-def _convert(frozen: Frozen, calibration: NDArray[np.float32] | None) -> bytes:
+def _convert_to_integers(
+    frozen: Frozen, recipe: str, calibration: NDArray[np.float32], operators: Any, ends: Any
+) -> bytes:
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [operators]
+        converter.inference_input_type = converter.inference_output_type = ends
+        converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
+
+    content = _convert(frozen, recipe, configure)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    if any(t.type not in _INTEGER_TYPES for graph in model.subgraphs for t in graph.tensors):
+        # A float operator stands between a DEQUANTIZE and a QUANTIZE.
+        casts = ("DEQUANTIZE", "QUANTIZE")
+        kind, node = next(
+            (kind, tensor.name.decode())
+            for kind, tensor in _list_results(model)
+            if kind not in casts and tensor.type not in _INTEGER_TYPES
+        )
+        raise _refusal(frozen, recipe, f"{kind} has no integer form", node)
+    return content
+
+
+def _convert(frozen: Frozen, recipe: str, configure: Callable[[Any], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             frozen.save(Path(folder))
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if calibration is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-            converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
+        configure(converter)
         try:
             with quiet():
                 content: bytes = converter.convert()
-        # The converter raises its own ConverterError, and ValueError from the calibrator.
+        # ConverterError of its own, RuntimeError and ValueError from quantizer and calibrator.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            kind = "float32" if calibration is None else "int8"
-            raise ExportError(
-                f"TFLite {kind}: the converter refuses the model: {reason}"
-            ) from error
+            text = str(error).strip() or type(error).__name__
+            raise _refusal(frozen, recipe, *_read_refusal(frozen, text)) from error
     return content
+
+
+def _read_refusal(frozen: Frozen, text: str) -> tuple[str, str | None]:
+    """Returns the converter's reason, and the node that it is about, if it can be told."""
+    without_integers = re.search(r"not yet supported for op: '(\w+)'", text)
+    if without_integers:
+        # It names an operator, and the float file has the node.
+        model = schema.ModelT.InitFromPackedBuf(tflite_from_frozen(frozen), 0)
+        kind = without_integers[1]
+        nodes = [tensor.name.decode() for found, tensor in _list_results(model) if found == kind]
+        return f"{kind} has no integer form", nodes[0] if nodes else None
+    reason = text.splitlines()[0]
+    outside = re.search(r"'tf\.(\w+)' op is neither", text)
+    where = re.search(r'"([^"]+)@__inference', text)
+    if outside and where:
+        return f"{outside[1]} is none of TFLite's built-in operators", where[1]
+    return reason, None
+
+
+def _refusal(frozen: Frozen, recipe: str, reason: str, node: str | None) -> ExportError:
+    layer = frozen.layer_of(node) if node else None
+    place = f"layer {layer}: " if layer else f"{node}: " if node else ""
+    return ExportError(f"TFLite {recipe}: the converter refuses the model: {place}{reason}")
+
+
+def _list_results(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the name of each operator with each tensor that it makes."""
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            # Codes below 127 stand in the older one-byte field; the larger of the two is right.
+            kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            yield from ((kind, graph.tensors[i]) for i in operator.outputs)
 
 
 def _feeds(name: str, samples: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
     for sample in samples:
         yield {name: sample[np.newaxis]}
-
-
-def _float_tensors(content: bytes) -> list[str]:
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    return [
-        tensor.name.decode()
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-        if tensor.type not in _INTEGER_TYPES
-    ]

@@ -4,6 +4,7 @@ import pytest
 
 from hemline.cli import main
 from hemline.manifest import read_manifest
+from hemline_export.recipes import RECIPES
 
 
 def test_a_model_is_exported_from_the_command_line(
@@ -53,3 +54,11 @@ def test_a_mistake_is_one_line_and_status_2(
     assert output.err.startswith("hemline: ")
     assert message in output.err
     assert output.err.count("\n") == 1
+
+
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", "--list-recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(RECIPES)
+    assert any(line.startswith("pal4.mlpackage       weight compression") for line in lines)

@@ -25,6 +25,7 @@ from hemline.golden import TOLERANCES, draw_inputs, read_golden, selftest
 from hemline.manifest import read_manifest
 from hemline.model import load
 from hemline.parity import verify
+from hemline.samples import resolve_samples
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.recipes import RECIPES, select_recipes
@@ -175,6 +176,7 @@ def test_an_export_beside_the_model_keeps_the_model(
     [
         ({"described": None}, DataError, "give --input-mean and --input-std"),
         ({"calibration_count": 31}, DataError, "calibration with 31 samples"),
+        ({"calibration_count": 5}, DataError, "calibration with 5 samples"),
         (
             {"described": Described(preprocessing=PIXELS, labels=("a", "b"))},
             ExportError,
@@ -211,7 +213,7 @@ def test_a_failing_recipe_leaves_the_old_export_whole(
         raise ExportError("no")
 
     first, second = select_recipes("float32")
-    with pytest.raises(ExportError, match=r"^no$"):
+    with pytest.raises(ExportError, match=r"^no; recipes that take this model as .onnx: none$"):
         export(
             out / "separable.float.keras",
             str(garments / "train.npz"),
@@ -239,6 +241,39 @@ def test_nan_in_the_calibration_is_refused(classifier: Path, tmp_path: Path) -> 
     np.savez(tmp_path / "nan.npz", images=images, labels=np.zeros(30, np.int64))
     with pytest.raises(DataError, match="image 7 holds NaN"):
         export_int8(classifier, str(tmp_path / "nan.npz"), tmp_path / "out")
+
+
+def test_an_operator_that_int8_lacks_is_named_with_what_can_take_it(
+    save: Any, pixels: str, tmp_path: Path
+) -> None:
+    elu = layers.Activation("elu", name="odd")
+    model = save(layers.Conv2D(2, 3), elu, layers.Flatten(), layers.Dense(3, activation="softmax"))
+    message = (
+        r"TFLite int8: the converter refuses the model: layer odd: ELU has no integer form; "
+        r"recipes that take this model as \.tflite: float32, float16, dynamic$"
+    )
+    with pytest.raises(ExportError, match=message):
+        export_int8(model, pixels, tmp_path / "out")
+    assert names(tmp_path / "out") == []
+
+
+def test_calibration_with_test_samples_leaves_nothing_behind(
+    classifier: Path, tmp_path: Path, exported: Path
+) -> None:
+    known = to_json(read_manifest(exported).model) | {
+        "labels": ["a", "b", "c"],
+        "dataset": {"name": "synthetic", "split_seed": 0},
+    }
+    known["input"]["shape"] = [28, 28, 1]
+    keras.Sequential(
+        [keras.Input((28, 28, 1)), layers.Flatten(), layers.Dense(3, activation="softmax")]
+    ).save(classifier)
+    (classifier.parent / "training.json").write_text(json.dumps({"facts": known}))
+    test = resolve_samples("synthetic", None, "test")
+    np.savez(tmp_path / "leak.npz", images=test.images[:30, ..., 0], labels=test.labels[:30])
+    with pytest.raises(DataError, match=r"30 of the 30 calibration samples, .* of synthetic"):
+        export_int8(classifier, str(tmp_path / "leak.npz"), tmp_path / "out")
+    assert names(tmp_path / "out") == []
 
 
 def test_a_damaged_training_json_is_named(classifier: Path, pixels: str, tmp_path: Path) -> None:

@@ -33,3 +33,13 @@ def test_the_batch_is_one_and_the_names_are_kept(model: Any) -> None:
     frozen = freeze(model, input_name="image", output_name="probabilities")
     (specification,) = frozen.named().input_signature
     assert (specification.name, tuple(specification.shape)) == ("image", (1, 4, 4, 1))
+
+
+def test_a_node_is_known_by_its_layer() -> None:
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="inner")
+    stack = [inner, layers.Dense(3, name="dense_1"), layers.Dense(3, name="last")]
+    frozen = freeze(keras.Sequential([keras.Input((4,)), *stack]), input_name="x", output_name="y")
+    nodes = [node.name for node in frozen.function.graph.as_graph_def().node if node.op == "MatMul"]
+    assert [frozen.layer_of(node) for node in nodes] == ["dense", "dense_1", "last"]
+    assert frozen.layer_of("a/last_1/MatMul;b/dense/Add") == "last"
+    assert frozen.layer_of("PartitionedCall:0") is None

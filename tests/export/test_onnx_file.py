@@ -9,7 +9,7 @@ from hemline.errors import ExportError
 from hemline_export.backend import keras
 from hemline_export.freeze import freeze
 from hemline_export.onnx_file import embed_facts, onnx_from_frozen
-from hemline_export.recurrent import restore_gru_loop
+from hemline_export.recurrent import restore_recurrent_loop
 
 layers = keras.layers
 
@@ -24,7 +24,7 @@ def gru() -> Any:
 
 @pytest.fixture(scope="module")
 def content(gru: Any) -> bytes:
-    looped = restore_gru_loop(gru)
+    looped = restore_recurrent_loop(gru)
     return onnx_from_frozen(freeze(looped, input_name="rows", output_name="probabilities"))
 
 
@@ -37,13 +37,19 @@ def test_the_graph_has_fixed_named_ends_and_a_recent_opset(content: bytes) -> No
     assert [(o.domain, o.version) for o in model.opset_import if o.domain == ""] == [("", 18)]
 
 
-def test_a_gru_becomes_one_node(content: bytes, gru: Any) -> None:
+@pytest.mark.parametrize("kind", [layers.GRU, layers.LSTM])
+@pytest.mark.parametrize("settings", [{}, {"return_sequences": True, "go_backwards": True}])
+def test_a_recurrent_layer_becomes_one_node(kind: Any, settings: dict[str, Any]) -> None:
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((6, 4)), kind(5, **settings)])
+    looped = restore_recurrent_loop(model)
+    content = onnx_from_frozen(freeze(looped, input_name="rows", output_name="states"))
     kinds = [node.op_type for node in onnx.load_from_string(content).graph.node]
-    assert kinds.count("GRU") == 1
+    assert kinds.count(kind.__name__) == 1
     assert "Loop" not in kinds
     rows = np.random.default_rng(1).random((1, 6, 4), np.float32)
     (output,) = onnxruntime.InferenceSession(content).run(None, {"rows": rows})
-    np.testing.assert_allclose(output, np.asarray(gru(rows)), atol=1e-6)
+    np.testing.assert_allclose(output, np.asarray(model(rows)), atol=1e-6)
 
 
 def test_facts_ride_in_the_metadata(content: bytes) -> None:

@@ -1,10 +1,12 @@
+import dataclasses
 import math
 
 import pytest
 
 from hemline.errors import ExportError
 from hemline.facts import Task
-from hemline_export.recipes import RECIPES, TOLERANCES, select_recipes
+from hemline_export import recipes
+from hemline_export.recipes import RECIPES, TOLERANCES, describe_recipes, select_recipes
 
 
 def test_every_recipe_makes_a_file_of_its_own() -> None:
@@ -14,12 +16,25 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("int8", ".tflite"),
         ("float32", ".onnx"),
         ("float16", ".mlpackage"),
+        ("float16", ".tflite"),
+        ("dynamic", ".tflite"),
+        ("int16x8", ".tflite"),
+        ("int8w", ".mlpackage"),
+        ("pal4", ".mlpackage"),
     ]
 
 
 def test_margins() -> None:
     margins = {recipe.name: TOLERANCES[recipe.name].margin_pt for recipe in RECIPES}
-    assert margins == {"float32": 0.05, "float16": 0.1, "int8": 0.3}
+    assert margins == {
+        "float32": 0.05,
+        "float16": 0.1,
+        "int8": 0.3,
+        "dynamic": 0.3,
+        "int16x8": 0.3,
+        "int8w": 0.3,
+        "pal4": 0.5,
+    }
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
@@ -42,10 +57,32 @@ def test_each_task_has_its_own_bounds() -> None:
 
 def test_a_name_selects_it_for_every_engine() -> None:
     assert [recipe.suffix for recipe in select_recipes("float32")] == [".tflite", ".onnx"]
-    assert [recipe.name for recipe in select_recipes("int8, float16")] == ["int8", "float16"]
+    assert [recipe.name for recipe in select_recipes("int8, float16")] == [
+        "int8",
+        "float16",
+        "float16",
+    ]
     assert select_recipes("all") == RECIPES
 
 
+def test_by_default_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = dataclasses.replace(RECIPES[1], name="int8-qat", trains=True)
+    monkeypatch.setattr(recipes, "RECIPES", (*RECIPES, trained))
+    assert trained not in select_recipes()
+    assert {recipe.trains for recipe in select_recipes()} == {False}
+    assert trained in select_recipes("all")
+    assert select_recipes("int8-qat") == (trained,)
+    assert describe_recipes().endswith(" (trains)")
+
+
+def test_each_recipe_has_one_line_of_meaning() -> None:
+    assert len({recipe.meaning for recipe in RECIPES}) == len(RECIPES)
+    lines = describe_recipes().splitlines()
+    assert lines[0] == "float32.tflite       built-in operators, float weights and arithmetic"
+    assert len(lines) == len(RECIPES)
+    assert all(len(line) < 110 for line in lines)
+
+
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"unknown recipes \['int4'\]; known: all, float16"):
+    with pytest.raises(ExportError, match=r"unknown recipes \['int4'\]; known: all, dynamic"):
         select_recipes("int8,int4")

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -5,11 +6,18 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from hemline.engines.litert import LiteRTEngine
+from hemline.engines.litert import LiteRTBuiltinEngine, LiteRTEngine
 from hemline.errors import ExportError
-from hemline_export.backend import keras
+from hemline_export.backend import keras, tensorflow
 from hemline_export.freeze import freeze
-from hemline_export.tflite import embed_facts, int8_tflite_from_frozen, tflite_from_frozen
+from hemline_export.tflite import (
+    dynamic_tflite_from_frozen,
+    embed_facts,
+    float16_tflite_from_frozen,
+    int8_tflite_from_frozen,
+    int16x8_tflite_from_frozen,
+    tflite_from_frozen,
+)
 
 layers = keras.layers
 
@@ -58,6 +66,52 @@ def test_int8_is_integers_from_end_to_end(small: Any, calibration: Any, tmp_path
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}
 
 
+def count_types(content: bytes) -> dict[int, int]:
+    """How many tensors of a file with at least 1,024 elements are of each type."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    large = [t for t in model.subgraphs[0].tensors if np.prod(t.shape) >= 1024]
+    return Counter(tensor.type for tensor in large)
+
+
+def test_int16x8_is_integers_from_end_to_end(small: Any, calibration: Any, tmp_path: Path) -> None:
+    content = int16x8_tflite_from_frozen(small[1], calibration)
+    engine = open_content(content, tmp_path)
+    assert (engine.input.dtype, engine.output.dtype) == ("int16", "int16")
+    assert engine.input.quantization is not None
+    assert engine.input.quantization.zero_point == 0
+    kinds = {t.type for t in schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors}
+    types = schema.TensorType
+    assert kinds <= {types.INT8, types.INT16, types.INT32, types.INT64}
+    # XNNPACK takes no int16, so that a second run without it is no second opinion.
+    tensor = np.random.default_rng(1).integers(0, 2**15, (1, 8, 8, 1)).astype(np.int16)
+    other = LiteRTBuiltinEngine(tmp_path / "m.tflite", threads=1)
+    np.testing.assert_array_equal(other.run(tensor), engine.run(tensor))
+
+
+@pytest.mark.parametrize(
+    ("convert", "weights", "tolerance"),
+    [
+        (float16_tflite_from_frozen, schema.TensorType.FLOAT16, 1e-3),
+        (dynamic_tflite_from_frozen, schema.TensorType.INT8, 0.02),
+    ],
+)
+def test_weight_recipes_keep_float_ends(
+    convert: Any, weights: int, tolerance: float, tmp_path: Path
+) -> None:
+    model, frozen = freeze_stack(
+        layers.Conv2D(30, 3, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(4, activation="softmax"),
+    )
+    content = convert(frozen)
+    engine = open_content(content, tmp_path)
+    assert (engine.input.dtype, engine.output.dtype) == ("float32", "float32")
+    assert count_types(content)[weights] == 1
+    sample = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
+    change = np.abs(engine.run(sample) - np.asarray(model(sample))).max()
+    assert 0 < change < tolerance
+
+
 def test_both_files_carry_the_serving_default_signature(small: Any, calibration: Any) -> None:
     for content in (
         tflite_from_frozen(small[1]),
@@ -69,26 +123,31 @@ def test_both_files_carry_the_serving_default_signature(small: Any, calibration:
         assert [tensor.name for tensor in signature.outputs] == [b"probabilities"]
 
 
-def test_an_operator_without_int8_is_refused(calibration: Any) -> None:
-    class Sine(layers.Layer):
-        def call(self, inputs: Any) -> Any:
-            return keras.ops.sin(inputs)
+class Sine(layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.sin(inputs)
 
-    _, frozen = freeze_stack(Sine(), layers.Flatten(), layers.Dense(3, activation="softmax"))
+
+class Bessel(layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return tensorflow.math.bessel_i0(inputs)
+
+
+@pytest.mark.parametrize("convert", [int8_tflite_from_frozen, int16x8_tflite_from_frozen])
+def test_an_operator_without_integers_is_refused_by_its_layer(
+    convert: Any, calibration: Any
+) -> None:
+    _, frozen = freeze_stack(
+        Sine(name="wave"), layers.Flatten(), layers.Dense(3, activation="softmax")
+    )
     tflite_from_frozen(frozen)
-    with pytest.raises(ExportError, match=r"^TFLite int8: the converter refuses|^int8: "):
-        int8_tflite_from_frozen(frozen, calibration)
+    with pytest.raises(ExportError, match=r"TFLite int\w+: .*: layer wave: SIN has no integer"):
+        convert(frozen, calibration)
 
 
-def test_an_operator_outside_the_builtin_ones_is_refused() -> None:
-    class Bessel(layers.Layer):
-        def call(self, inputs: Any) -> Any:
-            import tensorflow as tf
-
-            return tf.math.bessel_i0(inputs)
-
-    _, frozen = freeze_stack(Bessel(), layers.Flatten(), layers.Dense(3))
-    with pytest.raises(ExportError, match="TFLite float32: the converter refuses"):
+def test_an_operator_outside_the_builtin_ones_is_refused_by_its_layer() -> None:
+    _, frozen = freeze_stack(Bessel(name="ball"), layers.Flatten(), layers.Dense(3))
+    with pytest.raises(ExportError, match=r"TFLite float32: .*: layer ball: BesselI0 is none of"):
         tflite_from_frozen(frozen)
 
 
