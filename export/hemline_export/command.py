@@ -1,16 +1,19 @@
-"""`hemline export`, plugged into the command line through the group `hemline.commands`."""
+"""`hemline export` and `hemline debug`, plugged in through the group `hemline.commands`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from hemline.cli import Commands, end_progress, show_progress
+from hemline.cli import Commands, end_progress, positive, show_progress
+from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
+from hemline.report import format_table
 
 
 def add_command(commands: Commands) -> None:
-    """Adds `export` to the subcommands. TensorFlow is imported when it runs."""
+    """Adds `export` and `debug` to the subcommands. TensorFlow is imported when they run."""
+    _add_debug(commands)
     parser = commands.add_parser(
         "export", help="a float Keras model as TFLite, ONNX and Core ML artifacts"
     )
@@ -72,6 +75,52 @@ class _ListRecipes(argparse.Action):
 
         print(describe_recipes())
         parser.exit()
+
+
+def _add_debug(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "debug", help="a quantized file against its float model, tensor by tensor, worst first"
+    )
+    parser.add_argument("keras_file", type=Path, metavar="FILE.keras")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .tflite or .onnx file")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="training samples, as for export (default: the data set the model was made from)",
+    )
+    parser.add_argument("--samples", type=positive, default=50, metavar="N")
+    parser.add_argument("--top", type=positive, default=20, help="tensors to show (default 20)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of them there")
+    parser.set_defaults(run=_debug)
+
+
+def _debug(options: argparse.Namespace) -> int:
+    from hemline_export.debug import SCHEMA, TensorError, debug
+
+    report = debug(options.keras_file, options.file, options.data, count=options.samples)
+    if options.json:
+        write_document(options.json, SCHEMA, report)
+
+    def cells(error: TensorError) -> list[str]:
+        grid = error.grid_minimum, error.grid_maximum
+        return [
+            error.tensor,
+            error.operator,
+            "equal" if error.sqnr_db is None else f"{error.sqnr_db:.1f}",
+            "" if error.grid_sqnr_db is None else f"{error.grid_sqnr_db:.1f}",
+            f"{error.minimum:.4g} … {error.maximum:.4g}",
+            "" if None in grid else f"{grid[0]:.4g} … {grid[1]:.4g}",
+            f"{error.clipped:.2%}" if error.clipped else "",
+            error.layer or "",
+        ]
+
+    header = ("tensor", "operator", "SQNR dB", "grid dB", "range", "grid", "clipped", "layer")
+    print(
+        f"{report.file} on {report.count} training samples: {report.compared} of "
+        f"{report.tensors} tensors have a counterpart in the float model"
+    )
+    print(format_table(header, [cells(error) for error in report.errors[: options.top]]))
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

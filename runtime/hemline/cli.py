@@ -135,7 +135,7 @@ def _add_verify(commands: Commands) -> None:
         "and autoencoders (default: as its manifest says)",
     )
     parser.add_argument(
-        "--samples", type=_positive, metavar="N", help="only the first N test samples, for a look"
+        "--samples", type=positive, metavar="N", help="only the first N test samples, for a look"
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 unless every verdict is PASS")
     parser.set_defaults(run=_verify)
@@ -318,10 +318,10 @@ def _add_bench(commands: Commands) -> None:
     parser.add_argument(
         "paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of artifacts, or files"
     )
-    parser.add_argument("--threads", type=_positive, default=1, help="per engine (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="per engine (default 1)")
     parser.add_argument(
         "--rounds",
-        type=_positive,
+        type=positive,
         default=bench.ROUNDS,
         help=f"turns of {bench.CALLS_PER_ROUND} calls per file (default {bench.ROUNDS})",
     )
@@ -379,7 +379,7 @@ def _add_predict(commands: Commands) -> None:
     parser = commands.add_parser("predict", help="classify image files")
     parser.add_argument("file", type=Path, metavar="FILE", help="a model file")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image or .npy file")
-    parser.add_argument("--top", type=_positive, default=3, help="classes to show (default 3)")
+    parser.add_argument("--top", type=positive, default=3, help="classes to show (default 3)")
     parser.add_argument("--invert", action="store_true", help="swap dark and light")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_predict)
@@ -496,7 +496,8 @@ def _percent(text: str) -> float:
     return percent
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns a whole number of 1 or more, as argparse's `type`."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)

@@ -44,6 +44,11 @@ def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float | None:
     """
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(np.subtract(reference, other, dtype=np.float64)).sum())
+    return decibels(signal, noise)
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """Returns 10·log10(signal / noise) of two powers; None where either is 0."""
     return 10 * math.log10(signal / noise) if signal and noise else None
 
 
