@@ -28,10 +28,16 @@ def unroll_gru(model: Any) -> Any:
 def restore_gru_loop(model: Any) -> Any:
     """Returns the model with each GRU layer as tf_keras's loop, or itself if it has none.
 
+    A layer in which tf2onnx would not find the operator is unrolled instead. Left as an ONNX
+    Loop, OpenVINO could not read it; and as an operator with other activations than the default
+    ones, onnx's reference evaluator would compute those all the same.
+
     Raises:
         ExportError: as `unroll_gru`.
     """
-    return _replace_gru(model, LoopGRU)
+    return _replace_gru(
+        model, lambda layer: LoopGRU(layer) if _has_operator(layer) else UnrolledGRU(layer)
+    )
 
 
 # Those for which gate(−x) = 1 − gate(x).
@@ -116,7 +122,8 @@ class LoopGRU(keras.layers.Layer):  # type: ignore[misc]
     """A GRU layer computed by tf_keras, whose loop tf2onnx knows as an ONNX GRU.
 
     Args:
-        layer: the built GRU layer to take weights and settings from.
+        layer: the built GRU layer to take weights and settings from, of `reset_after` form and
+            with Keras's default activations.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -125,16 +132,15 @@ class LoopGRU(keras.layers.Layer):  # type: ignore[misc]
         _require_supported(layer)
         twin = tf_keras.layers.GRU(
             layer.units,
-            activation=_twin_activation(layer.activation),
-            recurrent_activation=_twin_activation(layer.recurrent_activation),
-            use_bias=layer.use_bias,
-            reset_after=layer.reset_after,
             return_sequences=layer.return_sequences,
             go_backwards=layer.go_backwards,
         )
-        weights = layer.get_weights()
-        twin.build((None, None, len(weights[0])))
-        twin.set_weights(weights)
+        kernel, recurrent, *bias = layer.get_weights()
+        twin.build((None, None, len(kernel)))
+        # tf2onnx knows the loop by its bias.
+        twin.set_weights(
+            [kernel, recurrent, *(bias or [np.zeros((2, 3 * layer.units), np.float32)])]
+        )
         # In a list, Keras 3 does not try to track the layer of another Keras.
         self._twin, self._shape = [twin], layer.compute_output_shape
 
@@ -178,11 +184,10 @@ def _require_supported(layer: Any) -> None:
         )
 
 
-def _twin_activation(function: Any) -> Any:
-    # tf2onnx knows the loop by tf_keras's own functions; by some names, `hard_sigmoid` for one,
-    # tf_keras means another function than Keras 3.
-    alike = {"sigmoid", "tanh", "relu", "linear"}
-    return function.__name__ if function.__name__ in alike else function
+def _has_operator(layer: Any) -> bool:
+    activations = (layer.activation, layer.recurrent_activation)
+    default = (keras.activations.tanh, keras.activations.sigmoid)
+    return bool(layer.reset_after) and activations == default
 
 
 def _require_no_mask(name: str, mask: Any) -> None:
