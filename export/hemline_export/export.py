@@ -36,6 +36,7 @@ from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
 from hemline_export.recipes import RECIPES, Recipe, Sources
 from hemline_export.recurrent import restore_gru_loop, unroll_gru
+from hemline_export.reorder import pool_before_activation
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
 TRAINING = "training.json"
@@ -98,10 +99,12 @@ def export(
         _require_probabilities(keras_file, model, values)
         unrolled, looped = unroll_gru(model), restore_gru_loop(model)
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
-        frozen = freeze(unrolled, **names)
+        frozen = pool_before_activation(freeze(unrolled, **names))
         sources = Sources(
             unrolled=frozen,
-            looped=frozen if looped is unrolled else freeze(looped, **names),
+            looped=(
+                frozen if looped is unrolled else pool_before_activation(freeze(looped, **names))
+            ),
             labels=facts.labels,
             calibration=values,
         )
@@ -153,7 +156,7 @@ def _make(
     parent_sha256: str,
     calibration: CalibrationFacts,
 ) -> Artifact:
-    recipe.write(sources, path)
+    settings = recipe.write(sources, path)
     structure = engine_for(path).structure(path)
     facts = ArtifactFacts(
         recipe=recipe.name,
@@ -163,6 +166,7 @@ def _make(
         output=structure.output,
         margin_pt=recipe.margin_pt,
         calibration=calibration if recipe.calibrated else None,
+        settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )
     recipe.embed(path, encode(EMBEDDED_SCHEMA, EmbeddedFacts(model=model, artifact=facts)))

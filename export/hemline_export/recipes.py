@@ -41,7 +41,8 @@ class Recipe:
         calibrated: it takes its ranges from calibration samples.
         margin_pt: how much test accuracy it may cost, in percentage points.
         packages: those whose versions decide what comes out.
-        write: makes the file, without facts inside.
+        write: makes the file, without facts inside, and returns what else than the recipe's name
+            decided the result.
         embed: puts a facts document into the file.
     """
 
@@ -51,7 +52,7 @@ class Recipe:
     calibrated: bool
     margin_pt: float
     packages: tuple[str, ...]
-    write: Callable[[Sources, Path], None]
+    write: Callable[[Sources, Path], dict[str, str]]
     embed: Callable[[Path, bytes], None]
 
 
@@ -72,28 +73,32 @@ def select_recipes(names: str) -> tuple[Recipe, ...]:
     return tuple(recipe for recipe in RECIPES if recipe.name in wanted)
 
 
-def _write_tflite(sources: Sources, path: Path) -> None:
+def _write_tflite(sources: Sources, path: Path) -> dict[str, str]:
     write_bytes(path, tflite.tflite_from_frozen(sources.unrolled))
+    return {}
 
 
-def _write_int8_tflite(sources: Sources, path: Path) -> None:
+def _write_int8_tflite(sources: Sources, path: Path) -> dict[str, str]:
     write_bytes(path, tflite.int8_tflite_from_frozen(sources.unrolled, sources.calibration))
+    return {}
 
 
 def _embed_tflite(path: Path, facts: bytes) -> None:
     write_bytes(path, tflite.embed_facts(path.read_bytes(), facts))
 
 
-def _write_onnx(sources: Sources, path: Path) -> None:
+def _write_onnx(sources: Sources, path: Path) -> dict[str, str]:
     write_bytes(path, onnx_file.onnx_from_frozen(sources.looped))
+    return {}
 
 
 def _embed_onnx(path: Path, facts: bytes) -> None:
     write_bytes(path, onnx_file.embed_facts(path.read_bytes(), facts))
 
 
-def _write_coreml(sources: Sources, path: Path) -> None:
+def _write_coreml(sources: Sources, path: Path) -> dict[str, str]:
     coreml.write_package(path, coreml.coreml_from_frozen(sources.unrolled, sources.labels))
+    return {}
 
 
 # Margins: float32 only reorders sums, so hardly a sample may change class; float16 keeps 11 bits

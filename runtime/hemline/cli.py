@@ -348,6 +348,8 @@ def _inspect(options: argparse.Namespace) -> int:
     pixels = model.input.preprocessing
     if pixels:
         print(f"pixels     (pixel − {pixels.mean:g}) / {pixels.std:g}")
+    if artifact.settings:
+        print(f"settings   {', '.join(f'{k} {v}' for k, v in artifact.settings.items())}")
     print(f"made with  {', '.join(f'{k} {v}' for k, v in artifact.toolchain.items())}")
     return 0
 

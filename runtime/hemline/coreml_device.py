@@ -10,11 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hemline import errors
 from hemline.coreml_plan import ComputePlan
@@ -24,7 +28,12 @@ from hemline.documents import from_json
 TIME_LIMIT_S = 300.0
 WORKER = (sys.executable, "-m", "hemline.coreml_worker")
 
-_STEPS = {"load": "loading it", "plan": "planning it", "timing": "timing it"}
+_STEPS = {
+    "load": "loading it",
+    "plan": "planning it",
+    "timing": "timing it",
+    "outputs": "running it",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +41,14 @@ class Answer:
     """What a child process found out before it ended.
 
     Attributes:
-        results: parsed JSON by step, `plan` or `timing`, of the steps that it finished.
+        results: parsed JSON by step of the steps that it finished.
         failure: why it did not finish, or None.
+        refused: the failure is an answer: Core ML is not there, or refuses the package.
     """
 
     results: Mapping[str, Any]
     failure: str | None
+    refused: bool = False
 
 
 def plan_package(path: Path, compute_units: str) -> tuple[ComputePlan | None, str | None]:
@@ -53,6 +64,33 @@ def plan_package(path: Path, compute_units: str) -> tuple[ComputePlan | None, st
     return from_json(ComputePlan, answer.results["plan"], f"the compute plan of {path}"), None
 
 
+def predict_package(
+    path: Path, compute_units: str, images: NDArray[Any]
+) -> tuple[NDArray[np.float32] | None, Answer]:
+    """Returns a package's probabilities, float32 (n, classes), and what else its child said.
+
+    None instead of the probabilities if the child did not finish: its answer has the failure.
+
+    Args:
+        path: the package.
+        compute_units: what Core ML may run on.
+        images: a batch, as `Model.predict` takes it.
+
+    Raises:
+        ChecksumError: it is not the file that its manifest records.
+        ManifestError: its manifest or the facts inside it are not valid.
+        InputError: the images do not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="hemline-") as folder:
+        given, made = Path(folder) / "images.npy", Path(folder) / "outputs.npy"
+        np.save(given, images, allow_pickle=False)
+        answer = ask_child(path, compute_units, ["--outputs", str(given), str(made)])
+        if "outputs" not in answer.results:
+            return None, answer
+        probabilities: NDArray[np.float32] = np.load(made, allow_pickle=False)
+    return probabilities, answer
+
+
 def ask_child(
     path: Path, compute_units: str, steps: Sequence[str], *, time_limit_s: float | None = None
 ) -> Answer:
@@ -63,7 +101,8 @@ def ask_child(
     Args:
         path: the package.
         compute_units: what Core ML may run on.
-        steps: options of `hemline.coreml_worker`: `--plan`, `--timing WARMUP ROUNDS CALLS`.
+        steps: options of `hemline.coreml_worker`: `--plan`, `--timing WARMUP ROUNDS CALLS`,
+            `--outputs IMAGES.npy OUTPUTS.npy`.
         time_limit_s: for all of it; `TIME_LIMIT_S` unless given.
 
     Raises:
@@ -83,7 +122,7 @@ def ask_child(
         if not isinstance(answer, dict):
             return Answer(results=results, failure=f"its process said {line[:200]!r}, not JSON")
         if "error" in answer:
-            return Answer(results=results, failure=_read_error(answer["error"]))
+            return Answer(results=results, failure=_read_error(answer["error"]), refused=True)
         if "begin" in answer:
             step = _STEPS.get(answer["begin"], "working")
         else:

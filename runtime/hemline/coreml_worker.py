@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hemline.bench import bench_model
 from hemline.coreml_plan import read_plan
 from hemline.documents import to_json
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("compute_units", choices=CoreMLEngine.compute_units)
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--timing", type=int, nargs=3, metavar=("WARMUP", "ROUNDS", "CALLS"))
+    parser.add_argument("--outputs", type=Path, nargs=2, metavar=("IMAGES", "OUTPUTS"))
     options = parser.parse_args(arguments)
     # What libraries print must not stand between the lines of JSON.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
@@ -40,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(answer), file=answers, flush=True)
 
         try:
-            work(options.file, options.compute_units, options.plan, options.timing, say)
+            work(
+                options.file,
+                options.compute_units,
+                options.plan,
+                options.timing,
+                options.outputs,
+                say,
+            )
         except HemlineError as error:
             say({"error": {"kind": type(error).__name__, "message": str(error)}})
             return 2
@@ -49,9 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(
-    file: Path, compute_units: str, plan: bool, timing: Sequence[int] | None, say: Say
+    file: Path,
+    compute_units: str,
+    plan: bool,
+    timing: Sequence[int] | None,
+    outputs: Sequence[Path] | None,
+    say: Say,
 ) -> None:
-    """Loads a package and, as asked, plans and times it.
+    """Loads a package and, as asked, plans it, times it and runs it on images.
 
     Raises:
         HemlineError: it cannot be loaded or planned.
@@ -66,6 +81,12 @@ def work(
         warmup, rounds, calls = timing
         timed = bench_model(model, warmup_calls=warmup, rounds=rounds, calls_per_round=calls)
         say({"timing": to_json(timed)})
+    if outputs:
+        say({"begin": "outputs"})
+        given, made = outputs
+        probabilities = model.predict(np.load(given, allow_pickle=False)).probabilities
+        np.save(made, probabilities, allow_pickle=False)
+        say({"outputs": len(probabilities)})
 
 
 if __name__ == "__main__":

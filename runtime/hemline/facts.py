@@ -152,6 +152,7 @@ class ArtifactFacts:
         output: the file's own output tensor.
         margin_pt: how much accuracy it may lose, in percentage points.
         calibration: the samples its ranges come from; None where none were needed.
+        settings: what else decided the result, by name.
         toolchain: the version of each package that had a part in it.
     """
 
@@ -162,6 +163,7 @@ class ArtifactFacts:
     output: TensorSpec
     margin_pt: float
     calibration: CalibrationFacts | None
+    settings: dict[str, str]
     toolchain: dict[str, str]
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ computes something else, answer differently.
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from hemline.documents import read_document
 from hemline.engines import stand_in
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
-from hemline.errors import EngineUnavailableError, ManifestError
+from hemline.errors import ManifestError
+from hemline.execution import Job, run_jobs
 from hemline.facts import InputFacts
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, FloatModel, Manifest, check_sha256, read_manifest
-from hemline.model import Model, check_embedded_facts, load
+from hemline.model import Model, check_embedded_facts
 from hemline.paired import Verdict
 
 SCHEMA = "hemline.golden/1"
@@ -371,16 +372,18 @@ def _test_artifact(
             reason=reason,
         )
 
-    try:
-        model = load(folder / artifact.file, engine=stand_in(artifact.facts.engine))
-    except EngineUnavailableError as error:
-        return not_run(str(error))
+    path = folder / artifact.file
+    (run,) = run_jobs([Job(path=path, engine=stand_in(artifact.facts.engine))], inputs)
+    found = run.probabilities
+    if found is None and not run.crashed:
+        return not_run(run.reason)
     if golden is None:
         return not_run(
             f"{FILE_NAME} has no answers of it, since {artifact.facts.engine} did not run where "
             "it was exported",
         )
-    found = model.predict(inputs).probabilities
+    if found is None:
+        return replace(not_run(run.reason), verdict=Verdict.FAIL)
     mismatches = _compare(golden, found, manifest.model.labels)
     reasons = [_explain(mismatches, golden)] if mismatches else []
     if golden.sha256 != artifact.sha256:
@@ -391,10 +394,10 @@ def _test_artifact(
     reason = "; ".join(reasons) or (
         f"all probabilities lie within {golden.tolerance:g} of the golden ones"
     )
-    is_reference = model.engine.name == CoreMLReferenceEngine.name
+    is_reference = run.engine == CoreMLReferenceEngine.name
     return ArtifactSelftest(
         file=artifact.file,
-        engine=f"{model.engine.name} {model.engine.version()}",
+        engine=f"{run.engine} {run.version}",
         sha256=artifact.sha256,
         verdict=Verdict.FAIL if reasons else Verdict.PASS,
         reason=f"{reason} ({CAVEAT})" if is_reference else reason,

@@ -18,7 +18,8 @@ from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measu
 from hemline.engines import stand_in
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
-from hemline.errors import DataError, EngineUnavailableError, OutputError, UnknownOperationError
+from hemline.errors import DataError, EngineUnavailableError, OutputError
+from hemline.execution import Job, Run, run_jobs
 from hemline.facts import TensorSpec
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
@@ -182,16 +183,15 @@ def verify(
     reference = _float_probabilities(folder, manifest, samples, progress)
     accuracy, loss = score(reference, samples.labels)
     floor = manifest.model.floor_accuracy
-    runs, results = {}, []
-    for artifact in manifest.artifacts:
-        progress(f"run {artifact.file}")
-        runs[artifact.file] = _run(folder, artifact, samples)
+    jobs = _list_jobs(folder, manifest)
+    progress(f"run {len(jobs)} times {len(samples):,} samples")
+    runs = dict(zip(jobs, run_jobs(list(jobs.values()), samples.images, progress), strict=True))
+    results = []
     for artifact in manifest.artifacts:
         progress(f"judge {artifact.file}")
-        steps = _measure_steps(folder, manifest, artifact, runs, samples, reference)
-        results.append(
-            _judge(manifest, artifact, runs[artifact.file], steps, samples, reference, margin_pt)
-        )
+        steps = _measure_steps(manifest, artifact, runs, samples, reference)
+        run = runs[artifact.file, False]
+        results.append(_judge(manifest, artifact, run, steps, samples, reference, margin_pt))
     return ParityReport(
         model=manifest.model.model,
         data=DataRecord(
@@ -226,40 +226,37 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
     return right, cross_entropy(probabilities, labels)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Run:
-    """An artifact's outputs in one engine, or why there are none."""
-
-    engine: str
-    probabilities: NDArray[np.float32] | None
-    reason: str = ""
+# A file's name, and whether it is run in a second engine.
+_Runs = dict[tuple[str, bool], Run]
 
 
-def _run(folder: Path, artifact: Artifact, samples: Samples, engine: str | None = None) -> _Run:
-    try:
-        model = load(folder / artifact.file, engine=engine or stand_in(artifact.facts.engine))
-        probabilities = model.predict(samples.images).probabilities
-    except (EngineUnavailableError, UnknownOperationError) as error:
-        return _Run(engine=artifact.facts.engine, probabilities=None, reason=str(error))
-    return _Run(engine=model.engine.name, probabilities=probabilities)
+def _list_jobs(folder: Path, manifest: Manifest) -> dict[tuple[str, bool], Job]:
+    """Returns each artifact in its engine and, where there is one, in a second."""
+    jobs = {}
+    for artifact in manifest.artifacts:
+        engine = stand_in(artifact.facts.engine)
+        second = _SECOND.get(engine or artifact.facts.engine)
+        path = folder / artifact.file
+        jobs[artifact.file, False] = Job(path=path, engine=engine)
+        if second:
+            jobs[artifact.file, True] = Job(path=path, engine=second)
+    return jobs
 
 
 def _measure_steps(
-    folder: Path,
     manifest: Manifest,
     artifact: Artifact,
-    runs: dict[str, _Run],
+    runs: _Runs,
     samples: Samples,
     reference: NDArray[np.float32],
 ) -> tuple[Step, ...]:
     """Returns the chain from Keras to an artifact, and on to a second engine where there is one."""
 
-    def finite(run: _Run | None) -> NDArray[np.float32] | None:
+    def finite(run: Run | None) -> NDArray[np.float32] | None:
         outputs = None if run is None else run.probabilities
         return outputs if outputs is not None and np.isfinite(outputs).all() else None
 
-    run = runs[artifact.file]
-    outputs = finite(run)
+    outputs = finite(runs[artifact.file, False])
     if outputs is None:
         return ()
     keras, last = (manifest.float_model.file, reference), (artifact.file, outputs)
@@ -267,16 +264,16 @@ def _measure_steps(
     parents = [a for a in manifest.artifacts if (a.facts.engine, a.facts.recipe) == wanted]
     steps, before = [], keras
     for parent in parents:
-        exported = finite(runs[parent.file])
+        exported = finite(runs[parent.file, False])
         if exported is not None:
             before = (parent.file, exported)
             steps.append(measure_step(FLOAT_EXPORT, keras, before, samples.labels))
     if artifact not in parents:
         steps.append(measure_step(artifact.facts.recipe, before, last, samples.labels))
-    second = _SECOND.get(run.engine)
-    again = finite(_run(folder, artifact, samples, second)) if second else None
-    if again is not None:
-        target = (f"{artifact.file} in {second}", again)
+    second = runs.get((artifact.file, True))
+    again = finite(second)
+    if second is not None and again is not None:
+        target = (f"{artifact.file} in {second.engine}", again)
         steps.append(measure_step(ENGINE, last, target, samples.labels))
     return tuple(steps)
 
@@ -284,26 +281,28 @@ def _measure_steps(
 def _judge(
     manifest: Manifest,
     artifact: Artifact,
-    run: _Run,
+    run: Run,
     steps: tuple[Step, ...],
     samples: Samples,
     reference: NDArray[np.float32],
     margin_pt: float | None,
 ) -> ArtifactParity:
+    probabilities = run.probabilities
+    engine = artifact.facts.engine if probabilities is None else run.engine
+
     def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
             file=artifact.file,
             recipe=artifact.facts.recipe,
-            engine=run.engine,
+            engine=engine,
             sha256=artifact.sha256,
             verdict=verdict,
-            reason=f"{reason} ({CAVEAT})" if run.engine == CoreMLReferenceEngine.name else reason,
+            reason=f"{reason} ({CAVEAT})" if engine == CoreMLReferenceEngine.name else reason,
             **measures,
         )
 
-    probabilities = run.probabilities
     if probabilities is None:
-        return result(Verdict.NOT_RUN, run.reason)
+        return result(Verdict.FAIL if run.crashed else Verdict.NOT_RUN, run.reason)
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(broken):
         return result(

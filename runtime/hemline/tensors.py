@@ -14,6 +14,8 @@ from hemline.facts import InputFacts, QuantParams, TensorSpec
 
 # Values computed by another route may miss the range by rounding, not by more than this share.
 _RANGE_SLACK = 1e-3
+_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+_INT8, _SIGN_BIT = np.dtype(np.int8), np.uint8(0x80)
 
 
 class Quantizer:
@@ -79,6 +81,10 @@ class ImageReader:
         self._pixel_table = (
             None if facts.preprocessing is None else self._convert(facts.preprocessing.table())
         )
+        # On the grid 1/255 from −128, as for pixels in [0, 1], int8 is the pixel less 128.
+        self._flips_sign_bit = self._pixel_table is not None and np.array_equal(
+            self._pixel_table, np.arange(-128, 128)
+        )
 
     def batch(self, images: NDArray[Any]) -> NDArray[Any]:
         """Returns images as (n, *image shape), whatever of n and a last 1 was left out.
@@ -87,7 +93,7 @@ class ImageReader:
             InputError: the shape or dtype is not one that the model takes.
         """
         shape = self._facts.shape
-        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+        if not isinstance(images, np.ndarray) or images.dtype not in _DTYPES:
             found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise InputError(
                 f"images are {found}; expected a NumPy array of uint8 pixels, or of float32 "
@@ -119,6 +125,9 @@ class ImageReader:
                     "this model's preprocessing is not known, so it takes no uint8 pixels; "
                     f"give float32 from {self._facts.minimum:g} to {self._facts.maximum:g}"
                 )
+            if self._flips_sign_bit:
+                flipped: NDArray[np.uint8] = np.bitwise_xor(batch, _SIGN_BIT, order="C")
+                return flipped.view(_INT8)
             return self._pixel_table.take(batch)
         # One comparison finds NaN as well: it makes both ends NaN, and those compare false.
         low, high = batch.min(), batch.max()
@@ -132,7 +141,7 @@ class ImageReader:
 
     def _convert(self, values: NDArray[np.float32]) -> NDArray[Any]:
         if self._quantize is not None:
-            return self._quantize(values)
+            values = self._quantize(values)
         return np.ascontiguousarray(values, self._tensor.dtype)
 
 

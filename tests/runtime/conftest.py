@@ -125,6 +125,7 @@ def artifact_facts() -> ArtifactFacts:
         calibration=CalibrationFacts(
             source="pets", split="train", seed=0, count=1, indices_sha256="cd" * 32
         ),
+        settings={},
         toolchain={"hemline": "0.1.0"},
     )
 

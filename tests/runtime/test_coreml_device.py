@@ -6,15 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hemline import coreml_device, coreml_worker
 from hemline.bench import FileBench, summarize_latency
-from hemline.coreml_device import ask_child, plan_package
+from hemline.coreml_device import ask_child, plan_package, predict_package
 from hemline.coreml_plan import ComputePlan, OpPlacement
 from hemline.documents import to_json
 from hemline.engines.coreml import CoreMLEngine
 from hemline.errors import ChecksumError, ManifestError
+from hemline.execution import Job, run_jobs
 
 PLAN = ComputePlan(
     compute_units="ALL",
@@ -125,6 +127,39 @@ def test_a_child_that_babbles(child: Any, garbage: str) -> None:
     assert answer.failure == f"its process said {garbage!r}, not JSON"
 
 
+IMAGES = np.zeros((3, 28, 28), np.uint8)
+
+
+def test_outputs_come_back(child: Any) -> None:
+    child(
+        "import numpy as np\n"
+        "i = sys.argv.index('--outputs'); images = np.load(sys.argv[i + 1])\n"
+        "np.save(sys.argv[i + 2], np.ones((len(images), 2), np.float32)); say(outputs=3)\n"
+        "say(done=True)"
+    )
+    found, answer = predict_package(PACKAGE, "CPU_AND_NE", IMAGES)
+    assert answer.failure is None
+    assert found is not None
+    assert found.tolist() == [[1.0, 1.0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("script", "crashed"),
+    [
+        ("say(begin='outputs'); os.kill(os.getpid(), signal.SIGKILL)", True),
+        ("say(error={'kind': 'ModelFileError', 'message': 'no way'}); sys.exit(2)", False),
+    ],
+)
+def test_a_package_that_cannot_run_takes_only_its_child_along(
+    child: Any, monkeypatch: pytest.MonkeyPatch, script: str, crashed: bool
+) -> None:
+    child(script)
+    monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="darwin"))
+    (run,) = run_jobs([Job(path=PACKAGE, engine=None)], IMAGES)
+    assert (run.engine, run.probabilities, run.crashed) == ("coreml", None, crashed)
+    assert ("killed by SIGKILL while running it" if crashed else "no way") in run.reason
+
+
 def test_an_answer_of_another_form(child: Any) -> None:
     child("say(plan={'operations': 3}); say(done=True)")
     with pytest.raises(ManifestError, match=r"the compute plan of a\.mlpackage: .*missing keys"):
@@ -169,7 +204,7 @@ class Opened:
         self.calls: list[Any] = []
         engine = object.__new__(CoreMLEngine)
         monkeypatch.setattr(CoreMLEngine, "compiled_path", lambda _: "/c")
-        model = SimpleNamespace(engine=engine)
+        model = SimpleNamespace(engine=engine, predict=self.predict)
 
         def load(file: Path, *, compute_units: str) -> Any:
             self.calls.append(("load", file, compute_units))
@@ -195,25 +230,34 @@ class Opened:
         monkeypatch.setattr(coreml_worker, "read_plan", plan)
         monkeypatch.setattr(coreml_worker, "bench_model", time_it)
 
+    def predict(self, images: Any) -> Any:
+        self.calls.append(("predict", images.shape))
+        return SimpleNamespace(probabilities=np.full((len(images), 2), 0.5, np.float32))
 
-def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened, said = Opened(monkeypatch), []
-    coreml_worker.work(PACKAGE, "CPU_ONLY", True, [5, 6, 7], said.append)
+    files = (tmp_path / "images.npy", tmp_path / "outputs.npy")
+    np.save(files[0], np.zeros((4, 2, 2), np.uint8))
+    coreml_worker.work(PACKAGE, "CPU_ONLY", True, [5, 6, 7], files, said.append)
     assert opened.calls == [
         ("load", PACKAGE, "CPU_ONLY"),
         ("plan", "/c", "CPU_ONLY"),
         {"warmup_calls": 5, "rounds": 6, "calls_per_round": 7},
+        ("predict", (4, 2, 2)),
     ]
+    assert np.load(files[1]).tolist() == [[0.5, 0.5]] * 4
     steps = [key for answer in said for key in answer]
-    assert steps == ["begin", "begin", "plan", "begin", "timing"]
-    assert [answer["begin"] for answer in said if "begin" in answer] == ["load", "plan", "timing"]
+    assert steps == ["begin", "begin", "plan", "begin", "timing", "begin", "outputs"]
+    begun = [answer["begin"] for answer in said if "begin" in answer]
+    assert begun == ["load", "plan", "timing", "outputs"]
     assert said[2]["plan"] == to_json(PLAN)
     assert said[4]["timing"]["bare"]["samples_ns"] == [2]
 
 
 def test_the_worker_does_what_it_is_asked_only(monkeypatch: pytest.MonkeyPatch) -> None:
     opened, said = Opened(monkeypatch), []
-    coreml_worker.work(PACKAGE, "ALL", False, None, said.append)
+    coreml_worker.work(PACKAGE, "ALL", False, None, None, said.append)
     assert opened.calls == [("load", PACKAGE, "ALL")]
     assert said == [{"begin": "load"}]
 

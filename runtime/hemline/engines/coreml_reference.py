@@ -82,8 +82,9 @@ class CoreMLReferenceEngine(CoreMLEngine):
         )
         for value in (self._source, self._result):
             if value.shape[:1] != (1,):
-                raise ModelFileError(
-                    f"{path}: {value.name} is {value.shape}, expected a batch of 1 in front"
+                raise UnknownOperationError(
+                    f"{path}: {value.name} is {value.shape}, and coreml-reference knows programs "
+                    "with a batch of 1 in front only"
                 )
         self._constants, self._steps = _plan(path, function, self._result.name)
         if classify:
@@ -208,7 +209,9 @@ def _value(path: Path, var: Any) -> _Value:
     from coremltools.converters.mil.mil import types
 
     if not all(isinstance(size, int | np.integer) for size in var.shape):
-        raise ModelFileError(f"{path}: {var.name} has no fixed shape, expected one")
+        raise UnknownOperationError(
+            f"{path}: {var.name} has no fixed shape, and coreml-reference knows fixed ones only"
+        )
     return _Value(
         name=var.name,
         shape=tuple(int(size) for size in var.shape),

@@ -1,0 +1,106 @@
+"""Runs files on images: several at a time, and Core ML where it cannot take this process along."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemline import coreml_device
+from hemline.engines import engine_for
+from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine
+from hemline.errors import EngineUnavailableError, UnknownOperationError
+from hemline.model import load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A file to run, in the engine of that name; None for the engine that `load` takes."""
+
+    path: Path
+    engine: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """What came of a job.
+
+    Attributes:
+        engine: what ran it, or would have.
+        version: the engine's own; empty if nothing ran.
+        probabilities: float32 (n, classes); None if there are none.
+        reason: why there are none.
+        crashed: because the engine took its process along, and not for want of one.
+    """
+
+    engine: str
+    version: str = ""
+    probabilities: NDArray[np.float32] | None = None
+    reason: str = ""
+    crashed: bool = False
+
+
+def run_jobs(
+    jobs: Sequence[Job], images: NDArray[Any], progress: Callable[[str], None] = lambda _: None
+) -> list[Run]:
+    """Runs each job on all images, as many at a time as there are cores.
+
+    Engines let go of Python's lock while they compute, so threads are enough; but Core ML, whose
+    failures may kill their process, runs in children, one after the other.
+
+    Args:
+        jobs: what to run.
+        images: as `Model.predict` takes a batch.
+        progress: is told what is being run.
+
+    Raises:
+        HemlineError: a file cannot be loaded, or the images do not fit.
+    """
+    calls = [_prepare(job, images) for job in jobs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = []
+        for job, run in zip(jobs, pool.map(lambda call: call(), calls), strict=True):
+            progress(f"ran {job.path.name}")
+            runs.append(run)
+    return runs
+
+
+def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:
+    """Opens a job's file, here and now; returns what runs it."""
+    engine = engine_for(job.path, job.engine)
+    if engine is CoreMLEngine:
+        run = _run_core_ml(job.path, images)
+        return lambda: run
+    try:
+        model = load(job.path, engine=job.engine)
+    except (EngineUnavailableError, UnknownOperationError) as error:
+        run = Run(engine=job.engine or engine.name, reason=str(error))
+        return lambda: run
+
+    def call() -> Run:
+        try:
+            probabilities = model.predict(images).probabilities
+        except UnknownOperationError as error:
+            return Run(engine=model.engine.name, reason=str(error))
+        return Run(
+            engine=model.engine.name,
+            version=model.engine.version(),
+            probabilities=probabilities,
+        )
+
+    return call
+
+
+def _run_core_ml(path: Path, images: NDArray[Any]) -> Run:
+    probabilities, answer = coreml_device.predict_package(path, DEFAULT_COMPUTE_UNITS, images)
+    if probabilities is None:
+        return Run(
+            engine=CoreMLEngine.name, reason=answer.failure or "", crashed=not answer.refused
+        )
+    return Run(
+        engine=CoreMLEngine.name, version=CoreMLEngine.version(), probabilities=probabilities
+    )
