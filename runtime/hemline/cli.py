@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +23,7 @@ from hemline.engines import coreml
 from hemline.engines.coreml_reference import CAVEAT
 from hemline.errors import HemlineError
 from hemline.files import write_bytes
+from hemline.host import peak_memory_bytes
 from hemline.junit import format_junit
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
@@ -120,13 +122,24 @@ def _add_verify(commands: Commands) -> None:
         metavar="POINTS",
         help="how much accuracy any artifact may lose (default: as its manifest says)",
     )
+    parser.add_argument(
+        "--samples", type=_positive, metavar="N", help="only the first N test samples, for a look"
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 unless every verdict is PASS")
     parser.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    result = parity.verify(options.folder, options.data, show_progress, margin_pt=options.margin)
+    start = time.perf_counter()
+    result = parity.verify(
+        options.folder,
+        options.data,
+        show_progress,
+        margin_pt=options.margin,
+        count=options.samples,
+    )
     end_progress()
+    duration_s, peak = time.perf_counter() - start, peak_memory_bytes()
     if options.json:
         write_document(options.json, parity.SCHEMA, result)
     if options.junit:
@@ -149,6 +162,8 @@ def _verify(options: argparse.Namespace) -> int:
                     f"{artifact.file}: class {change.label} loses recall: "
                     f"{change.recall_change_pt:+.1f} points, p {change.holm_p:.2g} (Holm)"
                 )
+    memory = f", at most {peak / 2**20:.0f} MiB of memory" if peak else ""
+    print(f"{duration_s:.1f} s{memory}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 

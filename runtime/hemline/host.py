@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,10 +44,26 @@ def describe_host() -> Host:
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
         machine=platform.machine(),
-        system=f"{platform.system()} {platform.release()}",
+        system=_system(),
         python=platform.python_version(),
         packages=packages,
     )
+
+
+def peak_memory_bytes() -> int | None:
+    """Returns the most memory that this process has had resident; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In bytes on macOS, in KiB elsewhere: getrusage(2).
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _system() -> str:
+    release = platform.mac_ver()[0]
+    return f"macOS {release}" if release else f"{platform.system()} {platform.release()}"
 
 
 def _cpu_name() -> str:
@@ -55,4 +73,10 @@ def _cpu_name() -> str:
         for line in information.read_text().splitlines():
             if line.startswith(("model name", "Model")):
                 return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        # On Apple silicon platform.processor() says `arm` of every chip.
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.stdout.strip():
+            return found.stdout.strip()
     return platform.processor() or platform.machine()

@@ -157,6 +157,7 @@ def verify(
     progress: Callable[[str], None] = lambda _: None,
     *,
     margin_pt: float | None = None,
+    count: int | None = None,
 ) -> ParityReport:
     """Compares each artifact of a folder with its float model.
 
@@ -165,6 +166,7 @@ def verify(
         data: the test samples, as `hemline.samples.resolve_samples` takes them.
         progress: is told what is being run.
         margin_pt: a margin for every artifact instead of the manifest's, in percentage points.
+        count: only the first so many test samples; None for all.
 
     Raises:
         ManifestError: the folder has no valid manifest, or it disagrees with a file's facts.
@@ -181,6 +183,8 @@ def verify(
     _require_fit(manifest, samples)
     _require_unseen(manifest, samples)
     reference = _float_probabilities(folder, manifest, samples, progress)
+    if count is not None and count < len(samples):
+        samples, reference = samples.take(np.arange(count)), reference[:count]
     accuracy, loss = score(reference, samples.labels)
     floor = manifest.model.floor_accuracy
     jobs = _list_jobs(folder, manifest)

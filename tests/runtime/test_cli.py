@@ -88,7 +88,8 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
         f"{int8.agreement:.4f}",
         f"{int8.sqnr_db:.1f}",
     ]
-    assert len(lines) == 9
+    assert len(lines) == 10
+    assert re.fullmatch(r"\d+\.\d s, at most \d+ MiB of memory", lines[9])
     assert lines[8].startswith("separable.float16.mlpackage: PASS: with 95 % confidence")
     assert lines[8].endswith("(a reference evaluation, not Apple hardware)")
 

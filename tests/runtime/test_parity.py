@@ -190,6 +190,19 @@ def test_the_float_predictions_are_kept_and_used_again(
     ]
 
 
+def test_the_first_samples_alone(
+    ready: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = load_few(few)
+    alone = verify(ready, save(tmp_path / "alone.npz", images[:50], labels[:50]))
+    # The float predictions kept are those of all samples.
+    forbid_keras(monkeypatch)
+    found = verify(ready, str(few), count=50)
+    assert found.data == replace(alone.data, source="few.npz")
+    assert found.artifacts == alone.artifacts
+    assert verify(ready, str(few), count=1000).data.count == 200
+
+
 def test_other_samples_need_keras(
     ready: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
