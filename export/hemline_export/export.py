@@ -165,7 +165,7 @@ def _make(
         input=structure.input,
         output=structure.output,
         margin_pt=recipe.margin_pt,
-        calibration=calibration if recipe.calibrated else None,
+        calibration=calibration if recipe.calibrated and settings.get("ranges") != "none" else None,
         settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hemline.errors import ExportError
 from hemline.files import write_bytes
-from hemline_export import coreml, onnx_file, tflite
+from hemline_export import coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.freeze import Frozen
 
 
@@ -92,6 +92,14 @@ def _write_onnx(sources: Sources, path: Path) -> dict[str, str]:
     return {}
 
 
+def _write_int8_onnx(sources: Sources, path: Path) -> dict[str, str]:
+    content, settings = onnx_quantize.int8_onnx_from_float(
+        onnx_file.onnx_from_frozen(sources.looped), sources.calibration
+    )
+    write_bytes(path, content)
+    return settings
+
+
 def _embed_onnx(path: Path, facts: bytes) -> None:
     write_bytes(path, onnx_file.embed_facts(path.read_bytes(), facts))
 
@@ -133,6 +141,16 @@ RECIPES = (
         margin_pt=0.05,
         packages=("tensorflow", "keras", "tf-keras", "tf2onnx", "onnx"),
         write=_write_onnx,
+        embed=_embed_onnx,
+    ),
+    Recipe(
+        name="int8",
+        engine="onnxruntime",
+        suffix=".onnx",
+        calibrated=True,
+        margin_pt=0.3,
+        packages=("tensorflow", "keras", "tf-keras", "tf2onnx", "onnx", "onnxruntime"),
+        write=_write_int8_onnx,
         embed=_embed_onnx,
     ),
     Recipe(
