@@ -27,6 +27,8 @@ from hemline.errors import ExportError
 from hemline.quiet import quiet
 
 _RECURRENT = {"GRU", "LSTM", "RNN"}
+# The first in which onnx's own reference evaluator knows DequantizeLinear.
+_OPSET = 19
 # They compute nothing, and ahead of the first operator that does there is no grid yet.
 _MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
 
@@ -161,7 +163,7 @@ def quantize_all(model: Any, calibration: NDArray[np.float32], ranges: Ranges) -
             Path(folder) / name for name in ("given", "prepared", "augmented", "found", "quantized")
         )
         # Of a ModelProto it would move the constants out, and then fail to find them.
-        onnx.save(model, given)
+        onnx.save(onnx.version_converter.convert_version(model, _OPSET), given)
         # All shapes are fixed, so there is nothing to infer symbolically.
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         last = _producer(onnx.load(prepared).graph, model.graph.output[0].name)

@@ -23,6 +23,7 @@ from hemline_export.backend import keras
 from hemline_export.calibration import preprocess
 from hemline_export.freeze import freeze
 from hemline_export.onnx_file import onnx_from_frozen
+from hemline_export.onnx_quantize import int8_onnx_from_float
 from hemline_export.recurrent import restore_gru_loop
 
 layers = keras.layers
@@ -141,6 +142,27 @@ def test_a_convolutional_model(padding: str, strides: int) -> None:
     ]
     operators = check_in_all_engines(keras.Sequential([keras.Input((11, 9, 2)), *stack]))
     assert operators.count("Conv") == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "stack", "tolerance"),
+    [
+        # Engines round an activation to its grid each in its own place.
+        ((8, 8, 1), [layers.Conv2D(4, 3), layers.LeakyReLU(0.1), layers.Flatten()], 0.01),
+        ((6, 4), [layers.GRU(8)], 2e-6),
+        ((6, 4), [layers.GRU(8, activation="relu")], 2e-6),
+    ],
+    ids=["integers", "weights", "weights-unrolled"],
+)
+def test_an_int8_file(shape: tuple[int, ...], stack: list[Any], tolerance: float) -> None:
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential([keras.Input(shape), *stack, layers.Dense(3, "softmax")])
+    frozen = freeze(restore_gru_loop(model), input_name="x", output_name="y")
+    samples = np.random.default_rng(5).random((20, *shape), np.float32)
+    content, _ = int8_onnx_from_float(onnx_from_frozen(frozen), samples)
+    answers = [run_all(engine(content), samples) for engine in ENGINES]
+    for other in answers[1:]:
+        np.testing.assert_allclose(other, answers[0], atol=tolerance)
 
 
 def test_why_other_activations_are_not_left_to_the_operator() -> None:

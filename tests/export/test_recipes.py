@@ -10,6 +10,7 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("float32", ".tflite"),
         ("int8", ".tflite"),
         ("float32", ".onnx"),
+        ("int8", ".onnx"),
         ("float16", ".mlpackage"),
     ]
 
@@ -21,7 +22,11 @@ def test_margins() -> None:
 
 def test_a_name_selects_it_for_every_engine() -> None:
     assert [recipe.suffix for recipe in select_recipes("float32")] == [".tflite", ".onnx"]
-    assert [recipe.name for recipe in select_recipes("int8, float16")] == ["int8", "float16"]
+    assert [recipe.name for recipe in select_recipes("int8, float16")] == [
+        "int8",
+        "int8",
+        "float16",
+    ]
     assert select_recipes("all") == RECIPES
 
 
