@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hemline.cli import Commands, end_progress, show_progress
 from hemline.errors import ExportError
-from hemline.facts import Preprocessing
+from hemline.facts import Preprocessing, Task
 
 
 def add_command(commands: Commands) -> None:
@@ -17,7 +17,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--calibration",
         metavar="DATA",
-        help="training samples: an .npz file with images and labels, a data set's name, or the "
+        help="training samples: an .npz file with images, a data set's name, or the "
         "folder of the model's own data set (default: the data set that training.json names)",
     )
     parser.add_argument(
@@ -30,6 +30,11 @@ def add_command(commands: Commands) -> None:
         "a model that no training.json describes", "what only its author knows"
     )
     described.add_argument(
+        "--task",
+        choices=tuple(Task),
+        help="what the model is for (default: as training.json says, else classification)",
+    )
+    described.add_argument(
         "--labels", type=Path, metavar="FILE", help="a text file, one class name a line"
     )
     described.add_argument(
@@ -37,7 +42,20 @@ def add_command(commands: Commands) -> None:
     )
     described.add_argument("--input-std", type=float, metavar="S")
     described.add_argument(
+        "--input-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of a model that takes float32 values (default: the calibration samples' own)",
+    )
+    described.add_argument(
         "--floor", type=float, metavar="A", help="the least test accuracy of the float model"
+    )
+    described.add_argument(
+        "--ceiling-loss",
+        type=float,
+        metavar="L",
+        help="the greatest mean squared error of the float model, for regression and autoencoders",
     )
     parser.set_defaults(run=_run)
 
@@ -53,9 +71,12 @@ def _run(options: argparse.Namespace) -> int:
         out,
         recipes=select_recipes(options.recipes),
         described=Described(
+            task=options.task,
             labels=_read_labels(options.labels),
             preprocessing=_preprocessing(options.input_mean, options.input_std),
+            input_range=tuple(options.input_range) if options.input_range else None,
             floor_accuracy=options.floor,
+            ceiling_loss=options.ceiling_loss,
         ),
         calibration_count=options.calibration_count,
         calibration_seed=options.calibration_seed,

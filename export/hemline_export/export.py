@@ -14,9 +14,14 @@ from numpy.typing import NDArray
 from hemline import golden
 from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for, stand_in
-from hemline.errors import DataError, EngineUnavailableError, ExportError, ManifestError
+from hemline.errors import (
+    DataError,
+    EngineUnavailableError,
+    ExportError,
+    ManifestError,
+    UnknownOperationError,
+)
 from hemline.facts import (
-    CLASSIFICATION,
     EMBEDDED_SCHEMA,
     ArtifactFacts,
     CalibrationFacts,
@@ -24,6 +29,7 @@ from hemline.facts import (
     InputFacts,
     ModelFacts,
     Preprocessing,
+    Task,
 )
 from hemline.files import replacing, sha256, size_bytes, staging
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
@@ -34,7 +40,7 @@ from hemline_export.calibration import DEFAULT_COUNT, draw_calibration, preproce
 from hemline_export.freeze import freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
-from hemline_export.recipes import RECIPES, Recipe, Sources
+from hemline_export.recipes import RECIPES, TOLERANCES, Recipe, Sources
 from hemline_export.recurrent import restore_gru_loop, unroll_gru
 from hemline_export.reorder import pool_before_activation
 
@@ -47,14 +53,21 @@ class Described:
     """What the user says of a model that no training.json describes. None: not said.
 
     Attributes:
+        task: one of `hemline.facts.Task`; classification if nobody says.
         labels: a name for each class.
         preprocessing: from uint8 pixels to the model's values.
+        input_range: the least and the greatest value of a model that takes no pixels; the
+            calibration samples' own if nobody says.
         floor_accuracy: the least test accuracy of the float model that is no failure.
+        ceiling_loss: the greatest test loss of the float model that is no failure.
     """
 
+    task: str | None = None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    input_range: tuple[float, float] | None = None
     floor_accuracy: float | None = None
+    ceiling_loss: float | None = None
 
 
 def export(
@@ -96,7 +109,8 @@ def export(
         )
         facts = _model_facts(keras_file, model, known, described or Described(), drawn)
         values = _calibration_values(facts, drawn)
-        _require_probabilities(keras_file, model, values)
+        if facts.task == Task.CLASSIFICATION:
+            _require_probabilities(keras_file, model, values)
         unrolled, looped = unroll_gru(model), restore_gru_loop(model)
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
         frozen = pool_before_activation(freeze(unrolled, **names))
@@ -158,14 +172,17 @@ def _make(
 ) -> Artifact:
     settings = recipe.write(sources, path)
     structure = engine_for(path).structure(path)
+    # Weights stored as integers take no ranges, and promise nothing of the arithmetic.
+    stored_only = settings.get("ranges") == "none"
     facts = ArtifactFacts(
         recipe=recipe.name,
         engine=recipe.engine,
         parent_sha256=parent_sha256,
         input=structure.input,
         output=structure.output,
-        margin_pt=recipe.margin_pt,
-        calibration=calibration if recipe.calibrated and settings.get("ranges") != "none" else None,
+        **TOLERANCES[recipe.name].for_task(model.task),
+        integers=None if stored_only else recipe.integers,
+        calibration=calibration if recipe.calibrated and not stored_only else None,
         settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )
@@ -181,18 +198,20 @@ def _make_golden(
     reference = Model(
         folder / float_model.file, KerasEngine(folder / float_model.file, threads=1), facts
     )
+    expected = reference.outputs(inputs)
+    scale = golden.output_scale(facts, expected)
     answers = []
     for artifact in artifacts:
         try:
             model = load(folder / artifact.file, engine=stand_in(artifact.facts.engine))
-        except EngineUnavailableError:
+        except (EngineUnavailableError, UnknownOperationError):
             continue
-        answers.append(golden.golden_of_artifact(artifact, model, inputs))
+        answers.append(golden.golden_of_artifact(artifact, model, inputs, scale))
     return golden.Golden(
         seed=golden.SEED,
         count=golden.COUNT,
         inputs_sha256=golden.inputs_sha256(inputs),
-        float_model=golden.golden_of_float(float_model, reference, inputs),
+        float_model=golden.golden_of_float(float_model, expected, scale),
         artifacts=tuple(answers),
     )
 
@@ -211,36 +230,49 @@ def _model_facts(
     keras_file: Path, model: Any, known: ModelFacts | None, described: Described, drawn: Samples
 ) -> ModelFacts:
     """Puts together what is known of a model; what the user says goes before training.json."""
-    shape, classes = tuple(model.inputs[0].shape[1:]), int(model.outputs[0].shape[1])
-    if known is None:
-        low, high = _value_range(drawn, described.preprocessing)
-        known = ModelFacts(
-            model=keras_file.name.partition(".")[0],
-            task=CLASSIFICATION,
-            labels=tuple(f"class {i}" for i in range(classes)),
-            input=InputFacts(
-                name="image",
-                shape=shape,
-                minimum=low,
-                maximum=high,
-                preprocessing=described.preprocessing,
-            ),
-            output_name="probabilities",
-            dataset=None,
-            floor_accuracy=None,
-        )
-    labels = described.labels or known.labels
-    if known.input.shape != shape or len(labels) != classes:
+    shape, output_shape = (tuple(t.shape[1:]) for t in (model.inputs[0], model.outputs[0]))
+    task = described.task or (known.task if known else Task.CLASSIFICATION)
+    if task == Task.CLASSIFICATION and len(output_shape) != 1:
         raise ExportError(
-            f"{keras_file} takes {shape} and gives {classes} classes, but is described as taking "
-            f"{known.input.shape} and naming {len(labels)} classes"
+            f"{keras_file} gives {output_shape} for each sample, and a classifier gives "
+            "(classes,): choose another --task"
         )
-    floor = described.floor_accuracy
     try:
+        if known is None:
+            low, high = described.input_range or _value_range(drawn, described.preprocessing)
+            of_classes = task == Task.CLASSIFICATION
+            known = ModelFacts(
+                model=keras_file.name.partition(".")[0],
+                task=task,
+                labels=tuple(f"class {i}" for i in range(output_shape[0])) if of_classes else (),
+                input=InputFacts(
+                    name="image",
+                    shape=shape,
+                    minimum=low,
+                    maximum=high,
+                    preprocessing=described.preprocessing,
+                ),
+                output_name="probabilities" if of_classes else "values",
+                output_shape=output_shape,
+                dataset=None,
+                floor_accuracy=None,
+                ceiling_loss=None,
+            )
+        labels = described.labels or known.labels
+        if (known.input.shape, known.output_shape) != (shape, output_shape) or (
+            labels and len(labels) != output_shape[0]
+        ):
+            raise ExportError(
+                f"{keras_file} takes {shape} and gives {output_shape}, but is described as taking "
+                f"{known.input.shape}, giving {known.output_shape} and naming {len(labels)} classes"
+            )
+        floor, ceiling = described.floor_accuracy, described.ceiling_loss
         return replace(
             known,
+            task=task,
             labels=labels,
             floor_accuracy=known.floor_accuracy if floor is None else floor,
+            ceiling_loss=known.ceiling_loss if ceiling is None else ceiling,
         )
     except ValueError as error:
         raise ExportError(str(error)) from error

@@ -15,7 +15,7 @@ class Frozen:
     """A model as one function of constants, traced for one sample.
 
     Attributes:
-        function: TensorFlow's ConcreteFunction, float32 (1, *shape) → float32 (1, classes).
+        function: TensorFlow's ConcreteFunction, float32 (1, *shape) → float32 (1, …).
         input_name: the input's name in every artifact.
         output_name: the output's.
         shape: of one sample.

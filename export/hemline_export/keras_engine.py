@@ -1,13 +1,12 @@
 """The float Keras model as an engine, so that `verify` has something to compare with."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure
+from hemline.engines.base import Arithmetic, Engine, FileStructure, Operation
 from hemline.facts import TensorSpec
 from hemline_export.backend import keras, tensorflow
 from hemline_export.keras_file import load_keras
@@ -36,7 +35,7 @@ class KerasEngine(Engine):
         return FileStructure(
             input=_spec(model.inputs[0]),
             output=_spec(model.outputs[0]),
-            operators=Counter(type(layer).__name__ for layer in model.layers),
+            operations=tuple(_operation(layer) for layer in model.layers),
             embedded_facts=None,
         )
 
@@ -44,6 +43,18 @@ class KerasEngine(Engine):
     def version(cls) -> str:
         version: str = keras.__version__
         return version
+
+
+def _operation(layer: Any) -> Operation:
+    return Operation(
+        kind=type(layer).__name__,
+        name=layer.name,
+        arithmetic=Arithmetic.FLOAT,
+        # What a layer costs, Keras does not say; the files made of it do.
+        macs=0,
+        reads=(),
+        writes=(layer.name,),
+    )
 
 
 def _spec(tensor: Any) -> TensorSpec:

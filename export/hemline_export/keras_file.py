@@ -9,7 +9,7 @@ from hemline_export.backend import keras
 
 
 def load_keras(path: Path) -> Any:
-    """Opens a Keras 3 file as a model with one input and one output of class probabilities.
+    """Opens a Keras 3 file as a model with one input and one output.
 
     Lambda layers are refused, since loading one runs code from the file.
 
@@ -18,7 +18,7 @@ def load_keras(path: Path) -> Any:
 
     Raises:
         ModelFileError: there is no such file, it is no Keras 3 file, or its input and output are
-            not (batch, fixed sizes …) and (batch, classes).
+            not (batch, fixed sizes …) both.
     """
     if not path.is_file():
         raise ModelFileError(f"there is no Keras file {path}")
@@ -38,9 +38,8 @@ def load_keras(path: Path) -> Any:
             "expected one of each"
         )
     taken, given = model.inputs[0].shape, model.outputs[0].shape
-    if None in taken[1:] or len(given) != 2 or given[1] is None:
+    if None in taken[1:] or None in given[1:] or len(given) < 2:
         raise ModelFileError(
-            f"{path} takes {taken} and gives {given}, "
-            "expected (None, fixed sizes …) and (None, classes)"
+            f"{path} takes {taken} and gives {given}, expected (None, fixed sizes …) for both"
         )
     return model

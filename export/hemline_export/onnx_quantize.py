@@ -166,7 +166,10 @@ def quantize_all(model: Any, calibration: NDArray[np.float32], ranges: Ranges) -
         onnx.save(onnx.version_converter.convert_version(model, _OPSET), given)
         # All shapes are fixed, so there is nothing to infer symbolically.
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        last = _producer(onnx.load(prepared).graph, model.graph.output[0].name)
+        model = onnx.load(prepared)
+        pool_instead_of_mean(model)
+        onnx.save(model, prepared)
+        last = _producer(model.graph, model.graph.output[0].name)
         method, options = _CALIBRATORS[ranges]
         calibrator = create_calibrator(
             prepared,
@@ -195,6 +198,28 @@ def quantize_all(model: Any, calibration: NDArray[np.float32], ranges: Ranges) -
             "recipe can take this model"
         )
     return content
+
+
+def pool_instead_of_mean(model: Any) -> None:
+    """Writes a mean over rows and columns as global average pooling, which has an integer form.
+
+    Args:
+        model: a float ModelProto of convolutions, (batch, channels, rows, columns), which is
+            changed.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for i, node in enumerate(model.graph.node):
+        axes = constants.get(node.input[1]) if node.op_type == "ReduceMean" else None
+        if axes is None or to_array(axes).tolist() != [2, 3]:
+            continue
+        source, target, name = node.input[0], node.output[0], node.name
+        keeps = any(entry.name == "keepdims" and entry.i for entry in node.attribute)
+        pooled = target if keeps else f"{target}_pooled"
+        node.CopyFrom(onnx.helper.make_node("GlobalAveragePool", [source], [pooled], name=name))
+        if not keeps:
+            model.graph.node.insert(
+                i + 1, onnx.helper.make_node("Flatten", [pooled], [target], name=f"{name}_flatten")
+            )
 
 
 def free_logits(model: Any) -> None:

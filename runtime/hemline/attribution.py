@@ -4,7 +4,7 @@ Each step is measured against the one before, so that "the converter changed it"
 costs it" and "another engine computes it differently" can be told apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,18 +29,22 @@ class Step:
         name: `float export`, a recipe's name, or `engine`.
         source: what came before: a file, or a file in an engine.
         target: what came of it.
-        delta_pt: accuracy of the target less that of the source, in percentage points.
+        delta_pt: accuracy of the target less that of the source, in percentage points; this and
+            the next two for classification, None for the other tasks.
         agreement: share of samples with the same top-1 class.
         max_probability_change: the largest |Δp|.
+        loss_change_percent: mean loss of the target over that of the source, less 1, in percent;
+            for regression and autoencoders, and None where the source's loss is 0.
         sqnr_db: of the target's outputs against the source's; None where they are equal.
     """
 
     name: str
     source: str
     target: str
-    delta_pt: float
-    agreement: float
-    max_probability_change: float
+    delta_pt: float | None
+    agreement: float | None
+    max_probability_change: float | None
+    loss_change_percent: float | None
     sqnr_db: float | None
 
 
@@ -48,25 +52,36 @@ def measure_step(
     name: str,
     before: tuple[str, NDArray[np.float32]],
     after: tuple[str, NDArray[np.float32]],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | None = None,
+    mean_loss: Callable[[NDArray[np.float32]], float] | None = None,
 ) -> Step:
     """Measures what one step did to the outputs.
 
     Args:
         name: of the step.
-        before: what it started from, and its probabilities, float32 (n, classes).
+        before: what it started from, and its outputs, float32 (n, …).
         after: what came of it, likewise.
-        labels: int64 (n,).
+        labels: int64 (n,), where the outputs are probabilities of classes.
+        mean_loss: of outputs, where their task has a loss.
     """
     (source, p), (target, q) = before, after
-    top, new_top = p.argmax(axis=1), q.argmax(axis=1)
+    delta = agreement = change = growth = None
+    if labels is not None:
+        top, new_top = p.argmax(axis=1), q.argmax(axis=1)
+        delta = 100 * float((new_top == labels).mean() - (top == labels).mean())
+        agreement = float((top == new_top).mean())
+        change = float(np.abs(p - q).max())
+    if mean_loss is not None:
+        old, new = mean_loss(p), mean_loss(q)
+        growth = 100 * (new / old - 1) if old else None
     return Step(
         name=name,
         source=source,
         target=target,
-        delta_pt=100 * float((new_top == labels).mean() - (top == labels).mean()),
-        agreement=float((top == new_top).mean()),
-        max_probability_change=float(np.abs(p - q).max()),
+        delta_pt=delta,
+        agreement=agreement,
+        max_probability_change=change,
+        loss_change_percent=growth,
         sqnr_db=sqnr_db(p, q),
     )
 
@@ -78,9 +93,15 @@ def explain_steps(steps: Sequence[Step]) -> str:
         return "no step changes an output"
     worst = min(noisy, key=lambda step: step.sqnr_db or 0.0)
     chain = ", ".join(
-        f"{step.name} {step.delta_pt:+.2f} pt"
+        f"{step.name}{_describe_change(step)}"
         + (" (equal)" if step.sqnr_db is None else f" ({step.sqnr_db:.0f} dB)")
         for step in steps
     )
     meaning = _MEANINGS.get(worst.name, f"the recipe {worst.name} costs the most")
     return f"{chain}: {meaning}"
+
+
+def _describe_change(step: Step) -> str:
+    if step.delta_pt is not None:
+        return f" {step.delta_pt:+.2f} pt"
+    return "" if step.loss_change_percent is None else f" {step.loss_change_percent:+.2f} % loss"

@@ -1,7 +1,8 @@
 """`hemline bench`: the latency of single-image calls on this machine.
 
 Two calls are timed for each file, taking turns: `engine` is the bare engine's set, invoke and
-get on a ready tensor, and `predict` is what a user calls, from uint8 pixels to probabilities.
+get on a ready tensor, and `predict` is what a user calls, from uint8 pixels to probabilities;
+for a task other than classification that is `Model.outputs`.
 Files take turns as well, round by round, so that drift of the machine meets them all alike.
 bench.json keeps every sample.
 
@@ -23,7 +24,7 @@ from hemline import coreml_device
 from hemline.documents import from_json
 from hemline.engines import coreml
 from hemline.errors import EngineUnavailableError, InputError, ModelFileError
-from hemline.facts import TensorSpec
+from hemline.facts import Task, TensorSpec
 from hemline.files import sha256, size_bytes
 from hemline.host import Host, describe_host
 from hemline.manifest import read_manifest
@@ -77,7 +78,8 @@ class FileBench:
         sha256: of the file.
         size_bytes: of the file.
         bare: set, invoke and get on a ready tensor.
-        predict: from uint8 pixels to probabilities; None for a file without facts.
+        predict: from uint8 pixels to probabilities, or to the outputs of another task; None for a
+            file without facts, or which takes no pixels.
         predict_ratio: median of predict over median of bare.
     """
 
@@ -274,7 +276,7 @@ def _timed_calls(model: Model) -> list[_Timed]:
     image = random.integers(0, 256, facts.input.shape, np.uint8)
     return [
         _Timed(model.engine.run, model.tensor(image), []),
-        _Timed(model.predict, image, []),
+        _Timed(model.predict if facts.task == Task.CLASSIFICATION else model.outputs, image, []),
     ]
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias
@@ -21,13 +22,16 @@ from hemline import bench, golden, inspection, parity
 from hemline.documents import encode, write_document
 from hemline.engines import coreml
 from hemline.engines.coreml_reference import CAVEAT
-from hemline.errors import HemlineError
+from hemline.errors import HemlineError, ModelFileError
+from hemline.facts import Task
 from hemline.files import write_bytes
 from hemline.host import peak_memory_bytes
 from hemline.junit import format_junit
+from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
-from hemline.report import HEADER, format_table, mark_verdict, report
+from hemline.report import format_speed, format_table, mark_verdict, report
+from hemline.speed import judge_speeds
 
 COMMANDS = "hemline.commands"
 
@@ -111,7 +115,8 @@ def _add_verify(commands: Commands) -> None:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help="test samples: an .npz file with images and labels, a data set's name, or the "
+        help="test samples: an .npz file with images and labels (for regression, targets; for "
+        "autoencoders and tensors, images alone), a data set's name, or the "
         "folder of the model's own data set (default: found as the README says)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write parity.json there")
@@ -121,6 +126,13 @@ def _add_verify(commands: Commands) -> None:
         type=_margin,
         metavar="POINTS",
         help="how much accuracy any artifact may lose (default: as its manifest says)",
+    )
+    parser.add_argument(
+        "--loss-margin",
+        type=_percent,
+        metavar="PERCENT",
+        help="by how much the loss of any artifact may exceed the float model's, for regression "
+        "and autoencoders (default: as its manifest says)",
     )
     parser.add_argument(
         "--samples", type=_positive, metavar="N", help="only the first N test samples, for a look"
@@ -136,8 +148,23 @@ def _verify(options: argparse.Namespace) -> int:
         options.data,
         show_progress,
         margin_pt=options.margin,
+        margin_loss_percent=options.loss_margin,
         count=options.samples,
     )
+    try:
+        timed = bench.bench(
+            [options.folder],
+            rounds=_SPEED_ROUNDS,
+            calls_per_round=_SPEED_CALLS,
+            compute_units=bench.COMPUTE_UNITS[:1],
+            progress=show_progress,
+        )
+    except ModelFileError:
+        # Nothing in the folder runs here but in a reference evaluation.
+        pass
+    else:
+        artifacts = read_manifest(options.folder).artifacts
+        result = replace(result, speeds=judge_speeds(artifacts, timed))
     end_progress()
     duration_s, peak = time.perf_counter() - start, peak_memory_bytes()
     if options.json:
@@ -146,13 +173,24 @@ def _verify(options: argparse.Namespace) -> int:
         write_bytes(options.junit, format_junit(result, strict=options.strict))
     print(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
     reference = result.float_model
+    header = ("file", *_PARITY_COLUMNS[result.task], "speed", "verdict")
+    speeds = {speed.file: format_speed(speed) for speed in result.speeds}
     rows = [
-        [reference.file, f"{reference.accuracy:.4f}", *[""] * 6, reference.verdict],
-        *(_parity_cells(artifact) for artifact in result.artifacts),
+        _parity_row(header, reference.file, _float_cells(reference), "", reference.verdict),
+        *(
+            _parity_row(
+                header,
+                artifact.file,
+                _artifact_cells(artifact),
+                speeds.get(artifact.file, ""),
+                mark_verdict(artifact.verdict, is_reference=artifact.is_reference),
+            )
+            for artifact in result.artifacts
+        ),
     ]
-    print(paint(format_table(_PARITY_HEADER, rows)))
-    if reference.verdict == Verdict.FAIL:
-        print(f"{reference.file}: accuracy is below the floor of {reference.floor_accuracy}")
+    print(paint(format_table(header, rows)))
+    if reference.reason:
+        print(f"{reference.file}: {reference.reason}")
     for artifact in result.artifacts:
         if artifact.verdict != Verdict.PASS or artifact.is_reference:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
@@ -168,35 +206,75 @@ def _verify(options: argparse.Namespace) -> int:
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 
 
-_PARITY_HEADER = (
-    "file",
-    "accuracy",
-    "delta pt",
-    "95 % interval",
-    "margin",
-    "errors",
-    "agrees",
-    "SQNR dB",
-    "verdict",
-)
+# A look at the speed, enough for a ratio: `hemline bench` measures longer.
+_SPEED_ROUNDS, _SPEED_CALLS = 15, 20
+
+_PARITY_COLUMNS: dict[str, tuple[str, ...]] = {
+    Task.CLASSIFICATION: (
+        "accuracy",
+        "delta pt",
+        "95 % interval",
+        "margin",
+        "errors",
+        "agrees",
+        "SQNR dB",
+    ),
+    Task.REGRESSION: ("loss", "growth %", "95 % interval", "margin", "SQNR dB"),
+    Task.AUTOENCODER: ("loss", "growth %", "95 % interval", "margin", "SQNR dB"),
+    Task.TENSORS: ("SQNR dB", "at least", "cosine", "at least", "lowest", "max Δ"),
+}
 
 
-def _parity_cells(artifact: parity.ArtifactParity) -> list[str]:
+def _parity_row(
+    header: Sequence[str], file: str, cells: list[str], speed: str, verdict: str
+) -> list[str]:
+    """Returns a row of the table, filled up between its cells and the last two."""
+    return [file, *cells, *[""] * (len(header) - len(cells) - 3), speed, verdict]
+
+
+def _float_cells(reference: parity.FloatParity) -> list[str]:
+    if reference.accuracy is not None:
+        return [f"{reference.accuracy:.4f}"]
+    return [] if reference.loss is None else [f"{reference.loss:.4g}"]
+
+
+def _artifact_cells(artifact: parity.ArtifactParity) -> list[str]:
+    sqnr = "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}"
     paired, growth = artifact.paired, artifact.error_growth
-    verdict = mark_verdict(artifact.verdict, is_reference=artifact.is_reference)
-    if paired is None or growth is None:
-        return [artifact.file, *[""] * 7, verdict]
-    return [
-        artifact.file,
-        f"{artifact.accuracy:.4f}",
-        f"{paired.delta_pt:+.2f}",
-        f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
-        f"−{paired.margin_pt:g}",
-        "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
-        f"{artifact.agreement:.4f}",
-        "equal" if artifact.sqnr_db is None else f"{artifact.sqnr_db:.1f}",
-        verdict,
-    ]
+    if paired is not None and growth is not None:
+        return [
+            f"{artifact.accuracy:.4f}",
+            f"{paired.delta_pt:+.2f}",
+            f"{paired.low_pt:+.3f} … {paired.high_pt:+.3f}",
+            f"−{paired.margin_pt:g}",
+            "" if growth.growth is None else f"{100 * growth.growth:+.1f} %",
+            f"{artifact.agreement:.4f}",
+            sqnr,
+        ]
+    loss = artifact.loss_growth
+    if loss is not None:
+        growth_percent, low, high = (
+            "∞" if percent is None else f"{percent:+.3f}"
+            for percent in (loss.growth_percent, loss.low_percent, loss.high_percent)
+        )
+        return [
+            f"{loss.artifact_loss:.4g}",
+            growth_percent,
+            f"{low} … {high}",
+            f"+{loss.margin_percent:g}",
+            sqnr,
+        ]
+    found = artifact.fidelity
+    if found is not None:
+        return [
+            sqnr,
+            f"{found.least_sqnr_db:g}",
+            f"{found.cosine:.6f}",
+            f"{found.least_cosine:g}",
+            f"{found.lowest_cosine:.6f}",
+            f"{found.max_change:.2g}",
+        ]
+    return []
 
 
 def _add_selftest(commands: Commands) -> None:
@@ -221,13 +299,13 @@ def _selftest(options: argparse.Namespace) -> int:
             artifact.engine,
             *(
                 "" if number is None else f"{number:.2g}"
-                for number in (artifact.max_probability_change, artifact.tolerance)
+                for number in (artifact.max_change, artifact.tolerance)
             ),
             artifact.verdict,
         ]
         for artifact in result.artifacts
     ]
-    print(format_table(("file", "engine", "max Δp", "tolerance", "verdict"), rows))
+    print(format_table(("file", "engine", "max Δ", "tolerance", "verdict"), rows))
     for artifact in result.artifacts:
         if artifact.verdict != Verdict.PASS or CAVEAT in artifact.reason:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
@@ -350,6 +428,15 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
     counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
     print(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
+    found = result.audit
+    print(
+        f"integers   {found.integer_operators} of {found.operators} operators, "
+        f"{found.integer_macs:,} of {found.macs:,} multiply-accumulates"
+        + (f"; {found.mixed_macs:,} with compressed weights" if found.mixed_macs else "")
+        + f"; {found.conversions} conversions"
+    )
+    for island in found.islands:
+        print(f"           in floating point: {', '.join(island.operators)}")
     if result.core_ml is not None:
         print("\n".join(inspection.describe_core_ml(result.core_ml)))
     if result.facts is None:
@@ -359,7 +446,9 @@ def _inspect(options: argparse.Namespace) -> int:
     print(
         f"model      {model.model}, recipe {artifact.recipe}, from {artifact.parent_sha256[:16]}…"
     )
-    print(f"labels     {', '.join(model.labels)}")
+    print(f"task       {model.task}")
+    if model.labels:
+        print(f"labels     {', '.join(model.labels)}")
     pixels = model.input.preprocessing
     if pixels:
         print(f"pixels     (pixel − {pixels.mean:g}) / {pixels.std:g}")
@@ -379,7 +468,9 @@ def _add_report(commands: Commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     rows = [row for folder in options.folders for row in report(folder)]
-    print(paint(format_table(HEADER, [row.cells() for row in rows])))
+    for header in dict.fromkeys(row.header() for row in rows):
+        alike = [row.cells() for row in rows if row.header() == header]
+        print(paint(format_table(header, alike)))
     if any(row.is_reference for row in rows):
         print(f"(reference): the verdict is from {CAVEAT}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
@@ -393,6 +484,16 @@ def _margin(text: str) -> float:
     if not 0 < points < 100:
         raise argparse.ArgumentTypeError(f"expected points between 0 and 100, got {text!r}")
     return points
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent < math.inf:
+        raise argparse.ArgumentTypeError(f"expected percent above 0, got {text!r}")
+    return percent
 
 
 def _positive(text: str) -> int:

@@ -64,17 +64,17 @@ def plan_package(path: Path, compute_units: str) -> tuple[ComputePlan | None, st
     return from_json(ComputePlan, answer.results["plan"], f"the compute plan of {path}"), None
 
 
-def predict_package(
+def run_package(
     path: Path, compute_units: str, images: NDArray[Any]
 ) -> tuple[NDArray[np.float32] | None, Answer]:
-    """Returns a package's probabilities, float32 (n, classes), and what else its child said.
+    """Returns a package's outputs, float32 (n, *output shape), and what else its child said.
 
-    None instead of the probabilities if the child did not finish: its answer has the failure.
+    None instead if the child did not finish: its answer has the failure.
 
     Args:
         path: the package.
         compute_units: what Core ML may run on.
-        images: a batch, as `Model.predict` takes it.
+        images: a batch, as `Model.outputs` takes it.
 
     Raises:
         ChecksumError: it is not the file that its manifest records.
@@ -87,8 +87,8 @@ def predict_package(
         answer = ask_child(path, compute_units, ["--outputs", str(given), str(made)])
         if "outputs" not in answer.results:
             return None, answer
-        probabilities: NDArray[np.float32] = np.load(made, allow_pickle=False)
-    return probabilities, answer
+        outputs: NDArray[np.float32] = np.load(made, allow_pickle=False)
+    return outputs, answer
 
 
 def ask_child(

@@ -32,14 +32,14 @@ class Run:
     Attributes:
         engine: what ran it, or would have.
         version: the engine's own; empty if nothing ran.
-        probabilities: float32 (n, classes); None if there are none.
+        outputs: float32 (n, *output shape); None if there are none.
         reason: why there are none.
         crashed: because the engine took its process along, and not for want of one.
     """
 
     engine: str
     version: str = ""
-    probabilities: NDArray[np.float32] | None = None
+    outputs: NDArray[np.float32] | None = None
     reason: str = ""
     crashed: bool = False
 
@@ -54,7 +54,7 @@ def run_jobs(
 
     Args:
         jobs: what to run.
-        images: as `Model.predict` takes a batch.
+        images: as `Model.outputs` takes a batch.
         progress: is told what is being run.
 
     Raises:
@@ -83,24 +83,22 @@ def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:
 
     def call() -> Run:
         try:
-            probabilities = model.predict(images).probabilities
+            outputs = model.outputs(images)
         except UnknownOperationError as error:
             return Run(engine=model.engine.name, reason=str(error))
         return Run(
             engine=model.engine.name,
             version=model.engine.version(),
-            probabilities=probabilities,
+            outputs=outputs,
         )
 
     return call
 
 
 def _run_core_ml(path: Path, images: NDArray[Any]) -> Run:
-    probabilities, answer = coreml_device.predict_package(path, DEFAULT_COMPUTE_UNITS, images)
-    if probabilities is None:
+    outputs, answer = coreml_device.run_package(path, DEFAULT_COMPUTE_UNITS, images)
+    if outputs is None:
         return Run(
             engine=CoreMLEngine.name, reason=answer.failure or "", crashed=not answer.refused
         )
-    return Run(
-        engine=CoreMLEngine.name, version=CoreMLEngine.version(), probabilities=probabilities
-    )
+    return Run(engine=CoreMLEngine.name, version=CoreMLEngine.version(), outputs=outputs)

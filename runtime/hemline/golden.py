@@ -20,7 +20,7 @@ from hemline.engines import stand_in
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import ManifestError
 from hemline.execution import Job, run_jobs
-from hemline.facts import InputFacts
+from hemline.facts import InputFacts, ModelFacts, Task
 from hemline.host import Host, describe_host
 from hemline.manifest import Artifact, FloatModel, Manifest, check_sha256, read_manifest
 from hemline.model import Model, check_embedded_facts
@@ -33,11 +33,16 @@ FILE_NAME = "golden.json"
 SEED = 0
 COUNT = 16
 _DIGITS = 6
+# Of a larger output as many elements are kept, so that the file stays small.
+_ELEMENTS = 16
 
-# How far a probability may lie from the golden one, per recipe. A softmax turns an error e of the
-# logits into at most e/4 of probability. Seen: the released CNN and GRU on x86-64, XNNPACK against
-# LiteRT's plain and reference kernels, by tests/runtime/test_golden.py on the golden inputs and
-# once on 200 inputs of the same kind.
+# How far an output may lie from the golden one, per recipe, as a share of `output_scale`, which is
+# 1 for probabilities. A softmax turns an error e of the logits into at most e/4 of probability.
+# Seen: the released CNN and GRU on x86-64, XNNPACK against LiteRT's plain and reference kernels,
+# by tests/runtime/test_golden.py on the golden inputs and once on 200 inputs of the same kind.
+# Without a softmax, and so without coarse logits, outputs are held to a quarter of that share of
+# their range: the models of tests/pipeline/test_tasks.py differ by up to 0.014 of it in int8 and
+# 6e-7 in float32 between XNNPACK and LiteRT's plain kernels, on 1,000 inputs.
 TOLERANCES = {
     # Other processors add in another order, with or without fused multiply-add: seen 2e-6.
     "float32": 1e-4,
@@ -65,12 +70,13 @@ class GoldenFloat:
     Attributes:
         file: its file name.
         sha256: of the file.
-        probabilities: one row per input, rounded to 6 digits; None where one was not finite.
+        outputs: one row per input, rounded to 6 digits of the scale: the output, flattened, or
+            16 elements of a larger one; None where an element was not finite.
     """
 
     file: str
     sha256: str
-    probabilities: tuple[tuple[float, ...] | None, ...]
+    outputs: tuple[tuple[float, ...] | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +87,20 @@ class GoldenArtifact:
         file: its file name.
         sha256: of the file that answered.
         engine: what ran it, with its version.
-        tolerance: how far a probability may lie from these.
-        probabilities: one row per input, rounded to 6 digits; None where one was not finite.
+        tolerance: how far an output may lie from these.
+        outputs: one row per input, rounded to 6 digits of the scale: the output, flattened, or
+            16 elements of a larger one; None where an element was not finite.
     """
 
     file: str
     sha256: str
     engine: str
     tolerance: float
-    probabilities: tuple[tuple[float, ...] | None, ...]
+    outputs: tuple[tuple[float, ...] | None, ...]
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"a tolerance must lie between 0 and 1, got {self.tolerance}")
+        if not 0 < self.tolerance < math.inf:
+            raise ValueError(f"a tolerance must be above 0 and finite, got {self.tolerance}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +123,8 @@ class Golden:
 
     def __post_init__(self) -> None:
         for part in self.parts():
-            if len(part.probabilities) != self.count:
-                raise ValueError(
-                    f"{part.file} has {len(part.probabilities)} rows, expected {self.count}"
-                )
+            if len(part.outputs) != self.count:
+                raise ValueError(f"{part.file} has {len(part.outputs)} rows, expected {self.count}")
 
     def parts(self) -> tuple[GoldenFloat | GoldenArtifact, ...]:
         """Returns all answers, the float model's first."""
@@ -132,9 +137,10 @@ class Mismatch:
 
     Attributes:
         sample: the input's index.
-        label: the class that is furthest off, or the first that is not finite.
-        expected: its golden probability; None if that was not finite at the export.
-        found: its probability here; None if it is not finite.
+        label: the class that is furthest off, or the first that is not finite; for another task
+            the output's position in its tensor.
+        expected: its golden value; None if that was not finite at the export.
+        found: its value here; None if it is not finite.
     """
 
     sample: int
@@ -153,9 +159,9 @@ class ArtifactSelftest:
         sha256: of the file.
         verdict: PASS, FAIL or NOT_RUN.
         reason: why, in a sentence.
-        tolerance: how far a probability may lie from the golden one.
-        max_probability_change: the largest |Δp| from the golden probabilities.
-        max_change_from_float: the largest |Δp| from the float model's, which is no verdict here.
+        tolerance: how far an output may lie from the golden one.
+        max_change: the largest distance of an output from the golden one.
+        max_change_from_float: the largest from the float model's, which is no verdict here.
         mismatches: the samples that differ.
     """
 
@@ -165,7 +171,7 @@ class ArtifactSelftest:
     verdict: str
     reason: str
     tolerance: float | None = None
-    max_probability_change: float | None = None
+    max_change: float | None = None
     max_change_from_float: float | None = None
     mismatches: tuple[Mismatch, ...] = ()
 
@@ -215,35 +221,52 @@ def inputs_sha256(inputs: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def golden_of_float(float_model: FloatModel, model: Model, inputs: NDArray[Any]) -> GoldenFloat:
+def output_scale(facts: ModelFacts, reference: NDArray[np.float32]) -> float:
+    """Returns what tolerances are shares of: 1 for probabilities, else a quarter of the range.
+
+    Args:
+        facts: the model's.
+        reference: the float model's outputs, float32 (n, *output shape). The range runs from the
+            least to the greatest finite one and holds 0, as TFLite's integer grids do.
+    """
+    finite = reference[np.isfinite(reference)]
+    if facts.task == Task.CLASSIFICATION or not finite.any():
+        return 1.0
+    return (float(max(finite.max(), 0.0)) - float(min(finite.min(), 0.0))) / 4
+
+
+def golden_of_float(
+    float_model: FloatModel, outputs: NDArray[np.float32], scale: float
+) -> GoldenFloat:
     """Returns the float model's golden vectors.
 
     Args:
         float_model: its entry in the manifest.
-        model: the same, opened.
-        inputs: as `draw_inputs` returns them.
+        outputs: what it makes of the inputs that `draw_inputs` returns, float32.
+        scale: as `output_scale` returns it.
     """
     return GoldenFloat(
-        file=float_model.file,
-        sha256=float_model.sha256,
-        probabilities=_rounded(model.predict(inputs).probabilities),
+        file=float_model.file, sha256=float_model.sha256, outputs=_rounded(outputs, scale)
     )
 
 
-def golden_of_artifact(artifact: Artifact, model: Model, inputs: NDArray[Any]) -> GoldenArtifact:
+def golden_of_artifact(
+    artifact: Artifact, model: Model, inputs: NDArray[Any], scale: float
+) -> GoldenArtifact:
     """Returns one artifact's golden vectors, right or wrong: that is for `verify` to judge.
 
     Args:
         artifact: its entry in the manifest.
         model: the same, opened by an engine that runs here.
         inputs: as `draw_inputs` returns them.
+        scale: as `output_scale` returns it.
     """
     return GoldenArtifact(
         file=artifact.file,
         sha256=artifact.sha256,
         engine=f"{model.engine.name} {model.engine.version()}",
-        tolerance=TOLERANCES[artifact.facts.recipe],
-        probabilities=_rounded(model.predict(inputs).probabilities),
+        tolerance=TOLERANCES[artifact.facts.recipe] * scale,
+        outputs=_rounded(model.outputs(inputs), scale),
     )
 
 
@@ -271,10 +294,10 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     unknown = {part.file for part in golden.artifacts} - manifest.sha256_by_file().keys()
     if unknown:
         raise ManifestError(f"{path} is of files that the manifest does not list: {unknown}")
-    classes = len(manifest.model.labels)
+    size = len(_positions(manifest.model.output_shape))
     for part in golden.parts():
-        if any(row is not None and len(row) != classes for row in part.probabilities):
-            raise ManifestError(f"{path}: {part.file} does not have {classes} classes in each row")
+        if any(row is not None and len(row) != size for row in part.outputs):
+            raise ManifestError(f"{path}: {part.file} does not have {size} numbers in each row")
     return golden
 
 
@@ -348,10 +371,24 @@ def _draw_pattern(shape: tuple[int, ...], seed: int, index: int, cells: int) -> 
     return pattern[tuple(slice(size) for size in shape)]
 
 
-def _rounded(probabilities: NDArray[np.float32]) -> tuple[tuple[float, ...] | None, ...]:
+def _positions(shape: tuple[int, ...]) -> list[int]:
+    """Returns which elements of a flattened output are kept: all, or some from end to end."""
+    size = math.prod(shape)
+    if size <= _ELEMENTS:
+        return list(range(size))
+    return [i * (size - 1) // (_ELEMENTS - 1) for i in range(_ELEMENTS)]
+
+
+def _kept(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the kept elements, (n, up to 16), of outputs (n, *output shape)."""
+    return outputs.reshape(len(outputs), -1)[:, _positions(outputs.shape[1:])]
+
+
+def _rounded(outputs: NDArray[np.float32], scale: float) -> tuple[tuple[float, ...] | None, ...]:
+    digits = _DIGITS - math.floor(math.log10(scale))
     return tuple(
-        tuple(round(float(p), _DIGITS) for p in row) if np.isfinite(row).all() else None
-        for row in probabilities
+        tuple(round(float(value), digits) for value in row) if np.isfinite(row).all() else None
+        for row in _kept(outputs)
     )
 
 
@@ -374,17 +411,17 @@ def _test_artifact(
 
     path = folder / artifact.file
     (run,) = run_jobs([Job(path=path, engine=stand_in(artifact.facts.engine))], inputs)
-    found = run.probabilities
-    if found is None and not run.crashed:
+    if run.outputs is None and not run.crashed:
         return not_run(run.reason)
     if golden is None:
         return not_run(
             f"{FILE_NAME} has no answers of it, since {artifact.facts.engine} did not run where "
             "it was exported",
         )
-    if found is None:
+    if run.outputs is None:
         return replace(not_run(run.reason), verdict=Verdict.FAIL)
-    mismatches = _compare(golden, found, manifest.model.labels)
+    found = _kept(run.outputs)
+    mismatches = _compare(golden, found, _output_names(manifest.model))
     reasons = [_explain(mismatches, golden)] if mismatches else []
     if golden.sha256 != artifact.sha256:
         reasons.append(
@@ -392,7 +429,7 @@ def _test_artifact(
             f"{artifact.sha256[:16]}…"
         )
     reason = "; ".join(reasons) or (
-        f"all probabilities lie within {golden.tolerance:g} of the golden ones"
+        f"all outputs lie within {golden.tolerance:g} of the golden ones"
     )
     is_reference = run.engine == CoreMLReferenceEngine.name
     return ArtifactSelftest(
@@ -402,17 +439,27 @@ def _test_artifact(
         verdict=Verdict.FAIL if reasons else Verdict.PASS,
         reason=f"{reason} ({CAVEAT})" if is_reference else reason,
         tolerance=golden.tolerance,
-        max_probability_change=_max_change(golden.probabilities, found),
-        max_change_from_float=_max_change(float_model.probabilities, found),
+        max_change=_max_change(golden.outputs, found),
+        max_change_from_float=_max_change(float_model.outputs, found),
         mismatches=mismatches,
     )
 
 
+def _output_names(facts: ModelFacts) -> list[str]:
+    """Returns what to call each kept output: its class, or its position."""
+    if facts.labels:
+        return list(facts.labels)
+    return [
+        str([int(i) for i in np.unravel_index(position, facts.output_shape)])
+        for position in _positions(facts.output_shape)
+    ]
+
+
 def _compare(
-    golden: GoldenArtifact, found: NDArray[np.float32], labels: Sequence[str]
+    golden: GoldenArtifact, found: NDArray[np.float32], names: Sequence[str]
 ) -> tuple[Mismatch, ...]:
     mismatches = []
-    for sample, (expected, row) in enumerate(zip(golden.probabilities, found, strict=True)):
+    for sample, (expected, row) in enumerate(zip(golden.outputs, found, strict=True)):
         finite = np.isfinite(row)
         if not finite.all():
             worst = int(np.flatnonzero(~finite)[0])
@@ -426,7 +473,7 @@ def _compare(
         mismatches.append(
             Mismatch(
                 sample=sample,
-                label=labels[worst],
+                label=names[worst],
                 expected=None if expected is None else expected[worst],
                 found=float(row[worst]) if finite[worst] else None,
             )
@@ -441,7 +488,7 @@ def _explain(mismatches: tuple[Mismatch, ...], golden: GoldenArtifact) -> str:
     )
     return (
         f"sample {first.sample}, {first.label}: found {found}, expected {expected} "
-        f"± {golden.tolerance:g}; {len(mismatches)} of {len(golden.probabilities)} samples differ"
+        f"± {golden.tolerance:g}; {len(mismatches)} of {len(golden.outputs)} samples differ"
     )
 
 

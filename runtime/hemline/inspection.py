@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemline.audit import Audit, audit
 from hemline.coreml_device import plan_package
 from hemline.coreml_forecast import Forecast, forecast
 from hemline.coreml_plan import ComputePlan
@@ -47,6 +48,7 @@ class Inspection:
         input: its input tensor.
         output: its output tensor.
         operators: how often each operator stands in it.
+        audit: what they compute in.
         facts: the facts inside it, or None.
         core_ml: for a Core ML package, where its operations would run; None for other files.
     """
@@ -59,6 +61,7 @@ class Inspection:
     input: TensorSpec
     output: TensorSpec
     operators: Mapping[str, int]
+    audit: Audit
     facts: EmbeddedFacts | None
     core_ml: CoreMLOutlook | None
 
@@ -89,6 +92,7 @@ def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspec
         input=structure.input,
         output=structure.output,
         operators=structure.operators,
+        audit=audit(structure.operations),
         facts=embedded_facts(path, structure.embedded_facts),
         core_ml=_look_ahead(path, compute_units) if engine is CoreMLEngine else None,
     )

@@ -13,7 +13,7 @@ def format_junit(report: ParityReport, *, strict: bool) -> bytes:
     `strict` a failure too. A PASS by a reference evaluation says so in its output.
     """
     results = [
-        (report.float_model.file, report.float_model.verdict, "accuracy is below the floor"),
+        (report.float_model.file, report.float_model.verdict, report.float_model.reason),
         *((artifact.file, artifact.verdict, artifact.reason) for artifact in report.artifacts),
     ]
     referred = {artifact.file for artifact in report.artifacts if artifact.is_reference}

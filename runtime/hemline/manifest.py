@@ -59,6 +59,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for artifact in self.artifacts:
+            artifact.facts.require_bounds(self.model.task)
             parent = artifact.facts.parent_sha256
             if parent != self.float_model.sha256:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""A model file, loaded: images in, class probabilities out."""
+"""A model file, loaded: images in, class probabilities or other outputs out."""
 
 import threading
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts
+from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Task
 from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
 from hemline.tensors import ImageReader, OutputReader
 
@@ -69,36 +69,55 @@ class Model:
         self._lock = threading.Lock()
         if facts is not None:
             self._images = ImageReader(facts.input, engine.input)
-            self._outputs = OutputReader(engine.output, len(facts.labels))
+            self._outputs = OutputReader(engine.output, facts.output_shape)
 
     def predict(self, images: NDArray[Any]) -> Prediction:
         """Classifies one image or a batch.
+
+        Args:
+            images: as `outputs` takes them.
+
+        Raises:
+            InputError: as `outputs`; or the model is no classifier.
+        """
+        facts = self.require_facts()
+        if facts.task != Task.CLASSIFICATION:
+            raise InputError(
+                f"{self.path.name} is for the task {facts.task}, not classification, so it has no "
+                "classes to predict: use outputs()"
+            )
+        return Prediction(probabilities=self.outputs(images), class_names=facts.labels)
+
+    def outputs(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Runs one image or a batch, whatever the task.
 
         Args:
             images: uint8 pixels, or float32 values in the model's input range; of the model's
                 image shape for one image, with n in front for a batch. A last axis of size 1
                 may be left out.
 
+        Returns:
+            float32 (n, *output shape); for a classifier its probabilities.
+
         Raises:
             InputError: wrong shape, dtype or values (NaN included), or the file carries no
-                facts, so its labels and preprocessing are not known: `run` takes raw tensors.
+                facts, so its preprocessing is not known: `run` takes raw tensors.
         """
         facts, batch = self.require_facts(), self._images.batch(images)
         if len(batch) == 1:
-            probabilities = self._outputs.read(self.run(self._images.tensor(batch)))
-        else:
-            step = _CHUNK if self.engine.input.shape[0] is None else 1
-            probabilities = np.empty((len(batch), len(facts.labels)), np.float32)
-            for start in range(0, len(batch), step):
-                tensor = self._images.tensor(batch[start : start + step])
-                probabilities[start : start + step] = self._outputs.read(self.run(tensor))
-        return Prediction(probabilities=probabilities, class_names=facts.labels)
+            return self._outputs.read(self.run(self._images.tensor(batch)))
+        step = _CHUNK if self.engine.input.shape[0] is None else 1
+        outputs = np.empty((len(batch), *facts.output_shape), np.float32)
+        for start in range(0, len(batch), step):
+            tensor = self._images.tensor(batch[start : start + step])
+            outputs[start : start + step] = self._outputs.read(self.run(tensor))
+        return outputs
 
     def tensor(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Returns the tensor that `predict` would give the engine for one image or a batch.
+        """Returns the tensor that `outputs` would give the engine for one image or a batch.
 
         Raises:
-            InputError: as `predict`.
+            InputError: as `outputs`.
         """
         self.require_facts()
         return self._images.tensor(self._images.batch(images))

@@ -1,41 +1,37 @@
 """`hemline verify`: each artifact against its float model, on the same test samples.
 
-parity.json is the record. Verdicts are those of `hemline.paired`; an artifact whose outputs hold
-NaN or infinity, or are no probabilities, is a FAIL whatever its accuracy. Where Core ML does not
-run, its packages are judged by a reference evaluation, and the record says so.
+parity.json is the record. Verdicts are those of `hemline.judgement`; an artifact whose outputs hold
+NaN or infinity, or that computes less in integers than its recipe promises, is a FAIL whatever the
+rest. Where Core ML does not run, its packages are judged by a reference evaluation, and the record
+says so.
 """
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.attribution import ENGINE, FLOAT_EXPORT, Step, explain_steps, measure_step
-from hemline.engines import stand_in
+from hemline.attribution import ENGINE, FLOAT_EXPORT, Step
+from hemline.audit import Audit, audit
+from hemline.bootstrap import LossGrowth
+from hemline.engines import engine_for, stand_in
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
-from hemline.errors import DataError, EngineUnavailableError, OutputError
+from hemline.errors import DataError, EngineUnavailableError, InputError, OutputError
 from hemline.execution import Job, Run, run_jobs
-from hemline.facts import TensorSpec
+from hemline.facts import ArtifactFacts, ModelFacts, Task
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
+from hemline.judgement import Fidelity, Judge, judge_for, require_fit
 from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
-from hemline.measures import calibration_error, cross_entropy, mean_kl, sqnr_db
 from hemline.model import check_embedded_facts, load
-from hemline.paired import (
-    ClassChange,
-    ErrorGrowth,
-    PairedResult,
-    Verdict,
-    compare_classes,
-    compare_paired,
-    measure_error_growth,
-)
+from hemline.paired import ClassChange, ErrorGrowth, PairedResult, Verdict
 from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
+from hemline.speed import Speed
 
 SCHEMA = "hemline.parity/1"
 FILE_NAME = "parity.json"
@@ -62,25 +58,39 @@ class FloatParity:
     Attributes:
         file: its file name.
         sha256: of the file.
-        accuracy: top-1, in [0, 1].
-        loss: mean cross-entropy, in nats.
-        calibration_error: expected calibration error, in [0, 1].
+        accuracy: top-1, in [0, 1]; None for tasks other than classification.
+        loss: mean cross-entropy, in nats; mean squared error for regression and autoencoders;
+            None for tensors.
+        calibration_error: expected calibration error, in [0, 1]; None for the other tasks.
         floor_accuracy: the least accuracy that is no failure, if the manifest sets one.
+        ceiling_loss: the greatest loss that is no failure, if the manifest sets one.
         verdict: PASS or FAIL.
     """
 
     file: str
     sha256: str
-    accuracy: float
-    loss: float
-    calibration_error: float
+    accuracy: float | None
+    loss: float | None
+    calibration_error: float | None
     floor_accuracy: float | None
+    ceiling_loss: float | None
     verdict: str
+
+    @property
+    def reason(self) -> str:
+        """Why it FAILed, in a few words; empty if it passed."""
+        if self.verdict == Verdict.PASS:
+            return ""
+        if self.ceiling_loss is not None:
+            return f"loss is above the ceiling of {self.ceiling_loss}"
+        return f"accuracy is below the floor of {self.floor_accuracy}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactParity:
-    """One artifact's result. The measures are None if it did not run or gave no finite output.
+    """One artifact's result.
+
+    The measures are None if it did not run or gave no finite output, or if its task has none.
 
     Attributes:
         file: its file name.
@@ -90,7 +100,7 @@ class ArtifactParity:
         verdict: PASS, FAIL, INCONCLUSIVE or NOT_RUN.
         reason: why, in a sentence.
         accuracy: top-1, in [0, 1].
-        loss: mean cross-entropy, in nats.
+        loss: mean cross-entropy, in nats; mean squared error for regression and autoencoders.
         agreement: share of samples with the float model's top-1 class.
         max_probability_change: the largest |Δp| of any class of any sample.
         mean_kl: mean Kullback-Leibler divergence from the float model's outputs, in nats.
@@ -98,7 +108,11 @@ class ArtifactParity:
         calibration_error_change: expected calibration error less the float model's.
         paired: the paired comparison with the float model.
         error_growth: what that means for the number of errors.
+        audit: what its operators compute in; None where what reads the file is not installed.
         classes: the change of each class's recall.
+        loss_growth: the comparison of its loss with the float model's; for regression and
+            autoencoders.
+        fidelity: how near it comes to the float model; for tensors.
         steps: what each step from Keras to this file, and to a second engine, did.
     """
 
@@ -117,7 +131,10 @@ class ArtifactParity:
     calibration_error_change: float | None = None
     paired: PairedResult | None = None
     error_growth: ErrorGrowth | None = None
+    audit: Audit | None = None
     classes: tuple[ClassChange, ...] = ()
+    loss_growth: LossGrowth | None = None
+    fidelity: Fidelity | None = None
     steps: tuple[Step, ...] = ()
 
     @property
@@ -132,19 +149,25 @@ class ParityReport:
 
     Attributes:
         model: its name.
+        task: what it is for.
         data: the samples.
         host: the machine.
         margin_override_pt: the margin that was asked for instead of the manifest's, if any.
+        margin_override_loss_percent: likewise, for regression and autoencoders.
         float_model: the float model's own result.
         artifacts: each artifact's.
+        speeds: each quantized file's against its float file, if they were timed.
     """
 
     model: str
+    task: str
     data: DataRecord
     host: Host
     margin_override_pt: float | None
+    margin_override_loss_percent: float | None
     float_model: FloatParity
     artifacts: tuple[ArtifactParity, ...]
+    speeds: tuple[Speed, ...] = ()
 
     def verdicts(self) -> list[str]:
         """Returns every verdict, the float model's first."""
@@ -158,6 +181,7 @@ def verify(
     *,
     margin_pt: float | None = None,
     count: int | None = None,
+    margin_loss_percent: float | None = None,
 ) -> ParityReport:
     """Compares each artifact of a folder with its float model.
 
@@ -165,10 +189,14 @@ def verify(
         folder: where manifest.json and the artifacts are.
         data: the test samples, as `hemline.samples.resolve_samples` takes them.
         progress: is told what is being run.
-        margin_pt: a margin for every artifact instead of the manifest's, in percentage points.
+        margin_pt: a margin for every artifact instead of the manifest's, in percentage points;
+            for classification.
+        margin_loss_percent: likewise, in percent of the float model's loss; for regression and
+            autoencoders.
         count: only the first so many test samples; None for all.
 
     Raises:
+        InputError: a margin of another task.
         ManifestError: the folder has no valid manifest, or it disagrees with a file's facts.
         ChecksumError: a file is not the one that its manifest records.
         DataError: no test samples, they do not fit, or some were used for calibration.
@@ -179,25 +207,27 @@ def verify(
     for file, digest in manifest.sha256_by_file().items():
         check_sha256(folder / file, digest)
     check_embedded_facts(folder, manifest)
+    margins = _margins(manifest.model, margin_pt, margin_loss_percent)
     samples = resolve_samples(data, manifest.model.dataset, "test")
-    _require_fit(manifest, samples)
+    require_fit(manifest.model, samples)
     _require_unseen(manifest, samples)
-    reference = _float_probabilities(folder, manifest, samples, progress)
+    reference = _float_outputs(folder, manifest, samples, progress)
     if count is not None and count < len(samples):
         samples, reference = samples.take(np.arange(count)), reference[:count]
-    accuracy, loss = score(reference, samples.labels)
-    floor = manifest.model.floor_accuracy
+    judge = judge_for(manifest.model, samples, reference)
     jobs = _list_jobs(folder, manifest)
     progress(f"run {len(jobs)} times {len(samples):,} samples")
     runs = dict(zip(jobs, run_jobs(list(jobs.values()), samples.images, progress), strict=True))
     results = []
     for artifact in manifest.artifacts:
         progress(f"judge {artifact.file}")
-        steps = _measure_steps(manifest, artifact, runs, samples, reference)
-        run = runs[artifact.file, False]
-        results.append(_judge(manifest, artifact, run, steps, samples, reference, margin_pt))
+        steps = _measure_steps(manifest, artifact, runs, judge)
+        facts = replace(artifact.facts, **margins)
+        judged = _judge(artifact, facts, runs[artifact.file, False], steps, judge)
+        results.append(_hold_to_promise(folder / artifact.file, facts, judged))
     return ParityReport(
         model=manifest.model.model,
+        task=manifest.model.task,
         data=DataRecord(
             source=samples.source,
             split=samples.split,
@@ -206,28 +236,10 @@ def verify(
         ),
         host=describe_host(),
         margin_override_pt=margin_pt,
-        float_model=FloatParity(
-            file=manifest.float_model.file,
-            sha256=manifest.float_model.sha256,
-            accuracy=accuracy,
-            loss=loss,
-            calibration_error=calibration_error(reference, samples.labels),
-            floor_accuracy=floor,
-            verdict=Verdict.FAIL if floor is not None and accuracy < floor else Verdict.PASS,
-        ),
+        margin_override_loss_percent=margin_loss_percent,
+        float_model=_judge_float(manifest, judge),
         artifacts=tuple(results),
     )
-
-
-def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Returns top-1 accuracy in [0, 1] and mean cross-entropy in nats.
-
-    Args:
-        probabilities: float32 (n, classes).
-        labels: int64 (n,).
-    """
-    right = float((probabilities.argmax(axis=1) == labels).mean())
-    return right, cross_entropy(probabilities, labels)
 
 
 # A file's name, and whether it is run in a second engine.
@@ -251,19 +263,18 @@ def _measure_steps(
     manifest: Manifest,
     artifact: Artifact,
     runs: _Runs,
-    samples: Samples,
-    reference: NDArray[np.float32],
+    judge: Judge,
 ) -> tuple[Step, ...]:
     """Returns the chain from Keras to an artifact, and on to a second engine where there is one."""
 
     def finite(run: Run | None) -> NDArray[np.float32] | None:
-        outputs = None if run is None else run.probabilities
+        outputs = None if run is None else run.outputs
         return outputs if outputs is not None and np.isfinite(outputs).all() else None
 
     outputs = finite(runs[artifact.file, False])
     if outputs is None:
         return ()
-    keras, last = (manifest.float_model.file, reference), (artifact.file, outputs)
+    keras, last = (manifest.float_model.file, judge.reference), (artifact.file, outputs)
     wanted = (artifact.facts.engine, "float32")
     parents = [a for a in manifest.artifacts if (a.facts.engine, a.facts.recipe) == wanted]
     steps, before = [], keras
@@ -271,33 +282,26 @@ def _measure_steps(
         exported = finite(runs[parent.file, False])
         if exported is not None:
             before = (parent.file, exported)
-            steps.append(measure_step(FLOAT_EXPORT, keras, before, samples.labels))
+            steps.append(judge.measure_step(FLOAT_EXPORT, keras, before))
     if artifact not in parents:
-        steps.append(measure_step(artifact.facts.recipe, before, last, samples.labels))
+        steps.append(judge.measure_step(artifact.facts.recipe, before, last))
     second = runs.get((artifact.file, True))
     again = finite(second)
     if second is not None and again is not None:
         target = (f"{artifact.file} in {second.engine}", again)
-        steps.append(measure_step(ENGINE, last, target, samples.labels))
+        steps.append(judge.measure_step(ENGINE, last, target))
     return tuple(steps)
 
 
 def _judge(
-    manifest: Manifest,
-    artifact: Artifact,
-    run: Run,
-    steps: tuple[Step, ...],
-    samples: Samples,
-    reference: NDArray[np.float32],
-    margin_pt: float | None,
+    artifact: Artifact, facts: ArtifactFacts, run: Run, steps: tuple[Step, ...], judge: Judge
 ) -> ArtifactParity:
-    probabilities = run.probabilities
-    engine = artifact.facts.engine if probabilities is None else run.engine
+    engine = facts.engine if run.outputs is None else run.engine
 
     def result(verdict: Verdict, reason: str, **measures: Any) -> ArtifactParity:
         return ArtifactParity(
             file=artifact.file,
-            recipe=artifact.facts.recipe,
+            recipe=facts.recipe,
             engine=engine,
             sha256=artifact.sha256,
             verdict=verdict,
@@ -305,78 +309,75 @@ def _judge(
             **measures,
         )
 
-    if probabilities is None:
+    if run.outputs is None:
         return result(Verdict.FAIL if run.crashed else Verdict.NOT_RUN, run.reason)
-    broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-    if len(broken):
+    finite = np.isfinite(run.outputs).reshape(len(run.outputs), -1).all(axis=1)
+    if not finite.all():
+        broken = np.flatnonzero(~finite)
         return result(
             Verdict.FAIL,
             f"NaN or infinity in the outputs of {len(broken)} samples, first sample {broken[0]}",
         )
-    strange = _first_without_probabilities(probabilities, artifact.facts.output)
-    if strange is not None:
-        return result(
-            Verdict.FAIL,
-            f"the outputs are no probabilities: those of sample {strange} sum to "
-            f"{probabilities[strange].sum():g}; was the softmax lost?",
-        )
-    float_right = reference.argmax(axis=1) == samples.labels
-    right = probabilities.argmax(axis=1) == samples.labels
-    paired = compare_paired(
-        n=len(samples),
-        b=int((float_right & ~right).sum()),
-        c=int((~float_right & right).sum()),
-        margin_pt=artifact.facts.margin_pt if margin_pt is None else margin_pt,
-    )
-    reason = explain(paired)
-    if paired.verdict != Verdict.PASS:
-        reason = f"{reason}; {explain_steps(steps)}"
-    accuracy, loss = score(probabilities, samples.labels)
+    found = judge.judge(facts, run.outputs, steps)
     return result(
-        Verdict(paired.verdict),
-        reason,
-        accuracy=accuracy,
-        loss=loss,
-        agreement=float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-        max_probability_change=float(np.abs(probabilities - reference).max()),
-        mean_kl=mean_kl(reference, probabilities),
-        sqnr_db=sqnr_db(reference, probabilities),
-        calibration_error_change=calibration_error(probabilities, samples.labels)
-        - calibration_error(reference, samples.labels),
-        paired=paired,
-        error_growth=measure_error_growth(paired, int((~float_right).sum())),
-        classes=compare_classes(float_right, right, samples.labels, manifest.model.labels),
-        steps=steps,
+        found.verdict, found.reason, **found.measures, steps=steps if found.measures else ()
     )
 
 
-def _first_without_probabilities(outputs: NDArray[np.float32], tensor: TensorSpec) -> int | None:
-    """Returns the first sample whose outputs are not in [0, 1] with a sum of 1, or None."""
-    # Float16 rounds each of them by 2⁻¹² at the most, an integer grid by half a step.
-    step = tensor.quantization.scale / 2 if tensor.quantization else 2**-12
-    slack = 1e-3 + step * outputs.shape[1]
-    strange = (np.abs(outputs.sum(axis=1) - 1) > slack) | (outputs.min(axis=1) < -slack)
-    return int(np.argmax(strange)) if strange.any() else None
+def _hold_to_promise(path: Path, facts: ArtifactFacts, judged: ArtifactParity) -> ArtifactParity:
+    """Adds the integer audit, and fails a file that is not as integer as its recipe promises."""
+    try:
+        found = audit(engine_for(path).structure(path).operations)
+    except EngineUnavailableError:
+        return judged
+    breach = found.explain_breach(facts.integers) if facts.integers else None
+    if breach is None:
+        return replace(judged, audit=found)
+    return replace(judged, audit=found, verdict=Verdict.FAIL, reason=f"{breach}; {judged.reason}")
 
 
-def explain(paired: PairedResult) -> str:
-    """Returns a paired verdict's reason in a sentence."""
-    margin = f"−{paired.margin_pt:g} points"
-    if paired.verdict == Verdict.PASS:
-        return f"with 95 % confidence delta is above {margin} ({paired.one_sided_low_pt:+.3f})"
-    if paired.verdict == Verdict.FAIL:
-        return f"with 95 % confidence delta is below {margin} ({paired.one_sided_high_pt:+.3f})"
-    more = f"{paired.n_to_settle:,} samples" if paired.n_to_settle else "no number of samples"
-    return f"delta may lie on either side of {margin}; {more} like these would settle it"
+def _judge_float(manifest: Manifest, judge: Judge) -> FloatParity:
+    measures: dict[str, float] = dict(judge.measure_float())
+    floor, ceiling = manifest.model.floor_accuracy, manifest.model.ceiling_loss
+    bad = (floor is not None and measures["accuracy"] < floor) or (
+        ceiling is not None and measures["loss"] > ceiling
+    )
+    return FloatParity(
+        file=manifest.float_model.file,
+        sha256=manifest.float_model.sha256,
+        accuracy=measures.get("accuracy"),
+        loss=measures.get("loss"),
+        calibration_error=measures.get("calibration_error"),
+        floor_accuracy=floor,
+        ceiling_loss=ceiling,
+        verdict=Verdict.FAIL if bad else Verdict.PASS,
+    )
 
 
-def _float_probabilities(
+def _margins(
+    facts: ModelFacts, margin_pt: float | None, margin_loss_percent: float | None
+) -> dict[str, Any]:
+    """Returns the margins asked for, by their names in ArtifactFacts."""
+    fits_points = facts.task == Task.CLASSIFICATION
+    fits_percent = facts.task in (Task.REGRESSION, Task.AUTOENCODER)
+    if (margin_pt is not None and not fits_points) or (
+        margin_loss_percent is not None and not fits_percent
+    ):
+        raise InputError(
+            f"{facts.model} is for the task {facts.task}: a margin in points is for "
+            "classification, one of loss in percent for regression and autoencoders"
+        )
+    asked = {"margin_pt": margin_pt, "margin_loss_percent": margin_loss_percent}
+    return {name: margin for name, margin in asked.items() if margin is not None}
+
+
+def _float_outputs(
     folder: Path, manifest: Manifest, samples: Samples, progress: Callable[[str], None]
 ) -> NDArray[np.float32]:
     """Returns the float model's outputs, from the folder if it has them for these samples."""
     path = folder / FLOAT_PREDICTIONS
     key = np.array([manifest.float_model.sha256, samples.sha256()])
-    shape = (len(samples), len(manifest.model.labels))
+    shape = (len(samples), *manifest.model.output_shape)
     stored = _read_predictions(path, key, shape)
     if stored is not None:
         return stored
@@ -389,44 +390,35 @@ def _float_probabilities(
             "installed to compute them: run `hemline verify` once where hemline[export] is "
             "installed, and copy the folder"
         ) from error
-    probabilities = model.predict(samples.images).probabilities
-    if not np.isfinite(probabilities).all():
+    outputs = model.outputs(samples.images)
+    if not np.isfinite(outputs).all():
         raise DataError(f"{manifest.float_model.file} gives NaN or infinity on the test samples")
     # Predictions on other samples, a release's say, are not given up for these.
     if not path.exists():
         archive = io.BytesIO()
-        np.savez_compressed(archive, key=key, probabilities=probabilities)
+        np.savez_compressed(archive, key=key, outputs=outputs)
         try:
             write_bytes(path, archive.getvalue())
         except OutputError as error:
             progress(f"the float predictions are not kept: {error}")
-    return probabilities
+    return outputs
 
 
 def _read_predictions(
-    path: Path, key: NDArray[np.str_], shape: tuple[int, int]
+    path: Path, key: NDArray[np.str_], shape: tuple[int, ...]
 ) -> NDArray[np.float32] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not np.array_equal(archive["key"], key):
                 return None
-            probabilities: NDArray[np.float32] = archive["probabilities"]
+            outputs: NDArray[np.float32] = archive["outputs"]
     except FileNotFoundError:
         return None
     except NPZ_ERRORS as error:
         raise DataError(f"{path} is damaged ({error}); delete it, it is made anew") from error
-    if probabilities.shape != shape or probabilities.dtype != np.float32:
+    if outputs.shape != shape or outputs.dtype != np.float32:
         raise DataError(f"{path} is damaged; delete it, it is made anew")
-    return probabilities
-
-
-def _require_fit(manifest: Manifest, samples: Samples) -> None:
-    classes = len(manifest.model.labels)
-    if samples.labels.min() < 0 or samples.labels.max() >= classes:
-        raise DataError(
-            f"{samples.source} has labels {samples.labels.min()} to {samples.labels.max()}, "
-            f"the model has classes 0 to {classes - 1}"
-        )
+    return outputs
 
 
 def _require_unseen(manifest: Manifest, samples: Samples) -> None:

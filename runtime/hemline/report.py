@@ -8,10 +8,18 @@ from hemline import bench, parity
 from hemline.bench import BenchReport, Latency
 from hemline.documents import read_document
 from hemline.errors import ManifestError
+from hemline.facts import Task
 from hemline.manifest import Manifest, read_manifest
-from hemline.parity import ParityReport
+from hemline.parity import ArtifactParity, ParityReport
+from hemline.speed import Speed, judge_speeds
 
-HEADER = ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs")
+# What stands between the bytes and the verdict, by task.
+_COLUMNS: dict[str, tuple[str, str]] = {
+    Task.CLASSIFICATION: ("accuracy", "delta pt"),
+    Task.REGRESSION: ("loss", "growth %"),
+    Task.AUTOENCODER: ("loss", "growth %"),
+    Task.TENSORS: ("SQNR dB", "cosine"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,34 +27,50 @@ class Row:
     """What is known of one file. None: it does not run here, or is the float model itself.
 
     Attributes:
+        task: what its model is for.
         file: its file name.
         size_bytes: of the file, or of all files of a package.
-        accuracy: top-1 on the test samples, in [0, 1].
-        delta_pt: accuracy less the float model's, in percentage points.
+        result: on the test samples: for classification top-1 accuracy in [0, 1]; for regression
+            and autoencoders the mean squared error; for tensors SQNR in dB, None also if equal.
+        change: for classification accuracy less the float model's, in percentage points; for
+            regression and autoencoders the growth of the loss in percent; for tensors the mean
+            cosine with the float model's.
         verdict: of `hemline verify`.
         is_reference: whether the verdict is from a reference evaluation.
         latency: of `predict` on one image, or of the bare engine for a file without facts.
+        speed: against the float file of the same engine.
     """
 
+    task: str
     file: str
     size_bytes: int
-    accuracy: float | None
-    delta_pt: float | None
+    result: float | None
+    change: float | None
     verdict: str
     is_reference: bool
     latency: Latency | None
+    speed: Speed | None
+
+    def header(self) -> tuple[str, ...]:
+        """Returns what stands above the cells."""
+        return ("artifact", "bytes", *_COLUMNS[self.task], "verdict", "p50 µs", "speed")
 
     def cells(self) -> tuple[str, ...]:
-        """Returns the row's text, under `HEADER`; a tilde marks a noisy latency."""
+        """Returns the row's text; a tilde marks a noisy latency."""
+        result, change = {
+            Task.CLASSIFICATION: (".4f", "+.2f"),
+            Task.TENSORS: (".1f", ".6f"),
+        }.get(Task(self.task), (".4g", "+.2f"))
         return (
             self.file,
             f"{self.size_bytes:,}",
-            "" if self.accuracy is None else f"{self.accuracy:.4f}",
-            "" if self.delta_pt is None else f"{self.delta_pt:+.2f}",
+            "" if self.result is None else format(self.result, result),
+            "" if self.change is None else format(self.change, change),
             mark_verdict(self.verdict, is_reference=self.is_reference),
             ""
             if self.latency is None
             else f"{self.latency.median_ns / 1e3:.1f}{'~' if self.latency.noisy else ''}",
+            "" if self.speed is None else format_speed(self.speed),
         )
 
 
@@ -65,30 +89,54 @@ def report(folder: Path) -> list[Row]:
         # The first row of a Core ML package is for the compute units that `load` takes.
         if file.file not in bench_report.not_run:
             latencies.setdefault(file.sha256, file.predict or file.bare)
+    speeds = {speed.file: speed for speed in judge_speeds(manifest.artifacts, bench_report)}
     reference = parity_report.float_model
     return [
         Row(
+            task=parity_report.task,
             file=reference.file,
             size_bytes=manifest.float_model.size_bytes,
-            accuracy=reference.accuracy,
-            delta_pt=None,
+            result=reference.loss if reference.accuracy is None else reference.accuracy,
+            change=None,
             verdict=reference.verdict,
             is_reference=False,
             latency=None,
+            speed=None,
         ),
         *(
             Row(
+                task=parity_report.task,
                 file=artifact.file,
                 size_bytes=artifact.size_bytes,
-                accuracy=result.accuracy,
-                delta_pt=result.paired.delta_pt if result.paired else None,
+                result=_result(result),
+                change=_change(result),
                 verdict=result.verdict,
                 is_reference=result.is_reference,
                 latency=latencies.get(artifact.sha256),
+                speed=speeds.get(artifact.file),
             )
             for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
         ),
     ]
+
+
+def _result(found: ArtifactParity) -> float | None:
+    if found.fidelity is not None:
+        return found.sqnr_db
+    return found.loss if found.accuracy is None else found.accuracy
+
+
+def _change(found: ArtifactParity) -> float | None:
+    if found.paired is not None:
+        return found.paired.delta_pt
+    if found.loss_growth is not None:
+        return found.loss_growth.growth_percent
+    return found.fidelity.cosine if found.fidelity else None
+
+
+def format_speed(speed: Speed) -> str:
+    """Returns a speed as tables show it: times its float file's, and what that makes it."""
+    return f"{speed.ratio:.2f}× {speed.verdict}"
 
 
 def mark_verdict(verdict: str, *, is_reference: bool) -> str:

@@ -1,4 +1,4 @@
-"""Labelled samples to verify or calibrate with, from an .npz file or a data set plug-in."""
+"""Samples to verify or calibrate with, from an .npz file or a data set plug-in."""
 
 import hashlib
 import zipfile
@@ -33,21 +33,23 @@ NPZ_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """Labelled samples.
+    """Samples, with what a model should make of them where the task needs that.
 
     Attributes:
         images: (n, *sample shape); uint8 pixels, or float32 values ready for the model.
-        labels: int64 (n,), the class of each.
+        labels: int64 (n,), the class of each; None if they have no classes.
+        targets: float32 (n, …), the values that regression should give; None if there are none.
         indices: int64 (n,), where each stood in the file it came from.
         source: the data set's name, or the file's.
         split: `train`, `validation` or `test`; `file` for an .npz file.
     """
 
     images: NDArray[Any]
-    labels: NDArray[np.int64]
     indices: NDArray[np.int64]
     source: str
     split: str
+    labels: NDArray[np.int64] | None = None
+    targets: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (np.uint8, np.float32) or self.images.ndim == 0:
@@ -55,14 +57,18 @@ class Samples:
                 f"{self.source}: images are {self.images.dtype} of shape {self.images.shape}, "
                 "expected uint8 or float32 of shape (n, …)"
             )
-        if len(self.images) == 0 or len(self.images) != len(self.labels):
-            raise DataError(
-                f"{self.source}: {len(self.images)} images and {len(self.labels)} labels; "
-                "expected as many of each, and at least one"
-            )
-        if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
-            first = int(np.flatnonzero(~np.isfinite(self.images).reshape(len(self), -1).all(1))[0])
-            raise DataError(f"{self.source}: image {first} holds NaN or infinity")
+        if len(self.images) == 0:
+            raise DataError(f"{self.source}: no images; expected at least one")
+        for kind, truth in (("labels", self.labels), ("targets", self.targets)):
+            if truth is not None and len(self.images) != len(truth):
+                raise DataError(
+                    f"{self.source}: {len(self.images)} images and {len(truth)} {kind}; "
+                    "expected as many of each"
+                )
+        for kind, values in (("image", self.images), ("target", self.targets)):
+            if values is not None and values.dtype == np.float32 and not np.isfinite(values).all():
+                first = int(np.flatnonzero(~np.isfinite(values).reshape(len(self), -1).all(1))[0])
+                raise DataError(f"{self.source}: {kind} {first} holds NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,17 +77,22 @@ class Samples:
         """Returns the samples at these positions, in this order."""
         return Samples(
             images=self.images[positions],
-            labels=self.labels[positions],
             indices=self.indices[positions],
             source=self.source,
             split=self.split,
+            labels=None if self.labels is None else self.labels[positions],
+            targets=None if self.targets is None else self.targets[positions],
         )
 
     def sha256(self) -> str:
-        """Returns one hash of all images and labels, in their order."""
+        """Returns one hash of all images, labels and targets, in their order."""
         digest = hashlib.sha256(f"{self.images.dtype}{self.images.shape}".encode())
         digest.update(np.ascontiguousarray(self.images).data)
-        digest.update(self.labels.astype("<i8").data)
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").data)
+        if self.targets is not None:
+            digest.update(f"targets{self.targets.shape}".encode())
+            digest.update(np.ascontiguousarray(self.targets, "<f4").data)
         return digest.hexdigest()
 
     def sample_sha256(self) -> tuple[str, ...]:
@@ -96,8 +107,9 @@ def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) 
     """Finds the samples that a command was asked to use.
 
     Args:
-        data: an .npz file with `images` and `labels`; a folder with the data set's own files;
-            the name of a data set; or None for the data set that the model was made from.
+        data: an .npz file with `images`, and `labels` or `targets` if it has them; a folder with
+            the data set's own files; the name of a data set; or None for the data set that the
+            model was made from.
         dataset: that data set, if the model's facts name one.
         split: which part of a data set; an .npz file is taken whole.
 
@@ -116,7 +128,8 @@ def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) 
         known = ", ".join(sorted(loaders)) or "none installed"
         raise DataError(
             f"no samples found for {data or (dataset.name if dataset else 'this model')!r}: give "
-            f"--data an .npz file with `images` and `labels`, a data set's name ({known}), "
+            f"--data an .npz file with `images` and `labels` (regression: `targets`), a data set's "
+            f"name ({known}), "
             "or the folder of the model's own data set"
         )
     load: Callable[..., Samples] = loaders[name].load()
@@ -126,21 +139,31 @@ def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) 
 def _read_npz(path: Path) -> Samples:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
+            images = archive["images"]
+            labels, targets = (archive.get(name) for name in ("labels", "targets"))
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except NPZ_ERRORS as error:
         raise DataError(
-            f"{path} must be an .npz file with `images` and `labels`: {error}"
+            f"{path} must be an .npz file with `images`, and `labels` or `targets`: {error}"
         ) from error
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
         raise DataError(
             f"{path}: labels are {labels.dtype} {labels.shape}, expected integers of shape (n,)"
         )
+    if targets is not None and (targets.ndim == 0 or not np.issubdtype(targets.dtype, np.floating)):
+        raise DataError(
+            f"{path}: targets are {targets.dtype} {targets.shape}, expected float32 of shape (n, …)"
+        )
+    if targets is not None:
+        # What is beyond float32 becomes infinity, which Samples refuses.
+        with np.errstate(over="ignore"):
+            targets = targets.astype(np.float32)
     return Samples(
         images=images,
-        labels=labels.astype(np.int64),
-        indices=np.arange(len(labels), dtype=np.int64),
+        indices=np.arange(len(np.atleast_1d(images)), dtype=np.int64),
         source=path.name,
         split="file",
+        labels=None if labels is None else labels.astype(np.int64),
+        targets=targets,
     )

@@ -1,4 +1,4 @@
-"""From a user's images to an engine's input tensor, and from its output to probabilities.
+"""From a user's images to an engine's input tensor, and from its output to real values.
 
 Both ends of a quantized file are tables: a uint8 pixel has 256 values and an int8 output has
 256, so each is worked out once, and a call only looks them up.
@@ -146,21 +146,20 @@ class ImageReader:
 
 
 class OutputReader:
-    """Turns one engine's output tensors into probabilities.
+    """Turns one engine's output tensors into real values.
 
     Args:
         tensor: the output of the file at hand.
-        classes: how many classes its facts name.
+        shape: of one sample's output, as its facts say.
 
     Raises:
         ModelFileError: the file's output is not the one that its facts describe.
     """
 
-    def __init__(self, tensor: TensorSpec, classes: int) -> None:
-        if tensor.shape[1:] != (classes,):
+    def __init__(self, tensor: TensorSpec, shape: tuple[int, ...]) -> None:
+        if tensor.shape[1:] != shape:
             raise ModelFileError(
-                f"the file's output {tensor.name} is {tensor.shape}, its facts name {classes} "
-                "classes"
+                f"the file's output {tensor.name} is {tensor.shape}, its facts say {shape}"
             )
         grid = tensor.quantization
         self._grid = grid
@@ -172,7 +171,7 @@ class OutputReader:
         )
 
     def read(self, output: NDArray[Any]) -> NDArray[np.float32]:
-        """Returns float32 (n, classes)."""
+        """Returns float32 (n, *shape)."""
         if self._table is not None:
             return self._table.take(output.view(np.uint8))
         if self._grid is not None:

@@ -66,3 +66,14 @@ def test_the_structure_names_ends_and_labels_in_order(package: Path) -> None:
     ]
     values = classify.inputs["classes"].arguments[0].value.immediateValue.list.values
     assert tuple(v.immediateValue.tensor.strings.values[0] for v in values) == LABELS
+
+
+def test_without_labels_it_gives_an_array_under_the_name_of_all_files(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(2, 3), layers.ReLU()])
+    frozen = freeze(model, input_name="image", output_name="values")
+    path = tmp_path / "m.float16.mlpackage"
+    write_package(path, coreml_from_frozen(frozen, ()))
+    structure = CoreMLEngine.structure(path)
+    assert (structure.output.name, structure.output.shape) == ("values", (1, 4, 4, 2))
+    assert (structure.input.dtype, structure.output.dtype) == ("float16", "float16")
+    assert "classify" not in structure.operators

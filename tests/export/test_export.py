@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,21 @@ import pytest
 
 from hemline.documents import decode, encode, from_json, to_json
 from hemline.engines import engine_for, stand_in
-from hemline.errors import DataError, ExportError, ManifestError, ModelFileError, OutputError
+from hemline.engines.mil_operations import COMPUTATIONS
+from hemline.errors import (
+    DataError,
+    ExportError,
+    InputError,
+    ManifestError,
+    ModelFileError,
+    OutputError,
+)
 from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Preprocessing
 from hemline.files import sha256
-from hemline.golden import TOLERANCES, draw_inputs, read_golden
+from hemline.golden import TOLERANCES, draw_inputs, read_golden, selftest
 from hemline.manifest import read_manifest
 from hemline.model import load
+from hemline.parity import verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.recipes import RECIPES, select_recipes
@@ -104,10 +114,10 @@ def test_golden_vectors_are_written_for_what_runs_here(exported: Path) -> None:
         # The float model takes its preprocessing from the manifest, as the artifacts do.
         engine = stand_in("coreml") if part.file.endswith(".mlpackage") else None
         found = load(exported / part.file, engine=engine).predict(inputs).probabilities
-        np.testing.assert_allclose(found, np.array(part.probabilities), atol=1e-5)
-    reference = np.array(golden.float_model.probabilities)
+        np.testing.assert_allclose(found, np.array(part.outputs), atol=1e-5)
+    reference = np.array(golden.float_model.outputs)
     assert len(set(reference.argmax(axis=1))) >= 3
-    np.testing.assert_allclose(golden.artifacts[0].probabilities, reference, atol=1e-5)
+    np.testing.assert_allclose(golden.artifacts[0].outputs, reference, atol=1e-5)
 
 
 def test_every_recipe_has_a_tolerance() -> None:
@@ -133,6 +143,7 @@ def test_training_json_is_taken_at_its_word(
 ) -> None:
     known = to_json(read_manifest(exported).model) | {
         "labels": ["a", "b", "c"],
+        "output_shape": [3],
         "floor_accuracy": 0.25,
     }
     known["input"]["shape"] = [8, 8, 1]
@@ -167,7 +178,7 @@ def test_an_export_beside_the_model_keeps_the_model(
         (
             {"described": Described(preprocessing=PIXELS, labels=("a", "b"))},
             ExportError,
-            "gives 3 classes, but is described as .* naming 2 classes",
+            "gives \\(3,\\), but is described as .* naming 2 classes",
         ),
         (
             {"described": Described(preprocessing=PIXELS, labels=("a", "a", "b"))},
@@ -246,3 +257,77 @@ def test_a_missing_model_makes_no_folder_content(pixels: str, tmp_path: Path) ->
     with pytest.raises(ModelFileError, match="there is no Keras file"):
         export_int8(tmp_path / "gone.keras", pixels, tmp_path / "out")
     assert names(tmp_path / "out") == []
+
+
+def test_float_features_and_their_range(save: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(4)
+    mlp = save(layers.Dense(8, activation="relu"), layers.Dense(1), shape=(5,))
+    features = np.random.default_rng(1).normal(size=(400, 5)).astype(np.float32)
+    targets = np.asarray(keras.saving.load_model(mlp)(features))[:, 0] + np.float32(0.1)
+    np.savez(tmp_path / "train.npz", images=features[:100])
+    np.savez(tmp_path / "test.npz", images=features[100:], targets=targets[100:])
+    described = Described(task="regression", input_range=(-6.0, 6.0))
+    out = tmp_path / "out"
+    manifest = export(
+        mlp, str(tmp_path / "train.npz"), out, described=described, calibration_count=100
+    )
+    assert (manifest.model.input.minimum, manifest.model.input.maximum) == (-6.0, 6.0)
+    assert (manifest.model.output_name, manifest.model.output_shape) == ("values", (1,))
+    report = verify(out, str(tmp_path / "test.npz"))
+    assert report.float_model.loss == pytest.approx(0.01, rel=1e-3)
+    float32 = [a for a in report.artifacts if a.recipe == "float32"]
+    assert [a.verdict for a in float32] == ["PASS", "PASS"]
+    # Without it, the range is that of the samples seen, which others exceed.
+    described = Described(task="regression")
+    export_int8(mlp, str(tmp_path / "train.npz"), out, described=described, calibration_count=100)
+    with pytest.raises(InputError, match="float32 images hold values from"):
+        verify(out, str(tmp_path / "test.npz"))
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"task": "ranking"}, "unknown task 'ranking'"),
+        ({"task": "regression", "labels": ("a", "b", "c")}, "labels .* are not for the task"),
+        ({"task": "tensors", "floor_accuracy": 0.5}, "a floor of accuracy are not for the task"),
+        ({"task": "autoencoder"}, r"takes \(8, 8, 1\) and gives \(3,\)"),
+        ({"ceiling_loss": 0.5}, "a ceiling of loss .* is for regression and autoencoders"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(
+    classifier: Path, pixels: str, tmp_path: Path, described: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_int8(
+            classifier,
+            pixels,
+            tmp_path / "out",
+            described=Described(preprocessing=PIXELS, **described),
+        )
+    assert names(tmp_path / "out") == []
+
+
+def test_a_classifier_gives_one_row_of_classes(save: Any, pixels: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"gives \(6, 6, 3\) .*: choose another --task"):
+        export_int8(save(layers.Conv2D(3, 3)), pixels, tmp_path / "out")
+
+
+def test_what_the_reference_evaluation_does_not_know_is_exported_without_golden_vectors(
+    save: Any, pixels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="linux"))
+    monkeypatch.delitem(COMPUTATIONS, "tanh")
+    model, out = save(layers.Conv2D(2, 3, activation="tanh")), tmp_path / "out"
+    described = Described(task="tensors", preprocessing=PIXELS)
+    manifest = export(
+        model,
+        pixels,
+        out,
+        recipes=select_recipes("float16"),
+        described=described,
+        calibration_count=30,
+    )
+    assert read_golden(out, manifest).artifacts == ()
+    (result,) = selftest(out).artifacts
+    assert result.verdict == "NOT_RUN"
+    assert "does not know the operation 'tanh'" in result.reason

@@ -94,6 +94,21 @@ def test_a_convolutional_model_computes_in_integers_up_to_its_logits(
     assert operators["Softmax"] == 1
 
 
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_global_average_pooling_stays_in_integers(keepdims: bool, tmp_path: Path) -> None:
+    model, content = build(
+        (8, 8, 1),
+        layers.Conv2D(6, 3, activation="relu"),
+        layers.GlobalAveragePooling2D(keepdims=keepdims),
+        layers.Flatten(),
+        layers.Dense(4, "softmax"),
+    )
+    quantized, _ = int8_onnx_from_float(content, draw(50, (8, 8, 1)))
+    assert operators_at_work(quantized, tmp_path)["QLinearGlobalAveragePool"] == 1
+    samples = draw(20, (8, 8, 1))
+    np.testing.assert_allclose(run(quantized, samples), np.asarray(model(samples)), atol=0.02)
+
+
 def test_its_answers_are_probabilities_near_the_float_model_s(
     cnn: tuple[Any, bytes], int8_cnn: bytes
 ) -> None:

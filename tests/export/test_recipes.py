@@ -1,7 +1,10 @@
+import math
+
 import pytest
 
 from hemline.errors import ExportError
-from hemline_export.recipes import RECIPES, select_recipes
+from hemline.facts import Task
+from hemline_export.recipes import RECIPES, TOLERANCES, select_recipes
 
 
 def test_every_recipe_makes_a_file_of_its_own() -> None:
@@ -16,8 +19,26 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
 
 
 def test_margins() -> None:
-    margins = {recipe.name: recipe.margin_pt for recipe in RECIPES}
+    margins = {recipe.name: TOLERANCES[recipe.name].margin_pt for recipe in RECIPES}
     assert margins == {"float32": 0.05, "float16": 0.1, "int8": 0.3}
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_a_bound_of_cosine_is_that_of_the_sqnr_beside_it(name: str) -> None:
+    bounds = TOLERANCES[name]
+    cosine = (1 + 10 ** (-bounds.least_sqnr_db / 10)) ** -0.5
+    digits = len(f"{bounds.least_cosine:g}") - 2
+    assert bounds.least_cosine == math.floor(cosine * 10**digits) / 10**digits
+
+
+def test_each_task_has_its_own_bounds() -> None:
+    bounds = {task: TOLERANCES["int8"].for_task(task) for task in Task}
+    assert {task: {k: v for k, v in b.items() if v is not None} for task, b in bounds.items()} == {
+        "classification": {"margin_pt": 0.3},
+        "regression": {"margin_loss_percent": 10.0},
+        "autoencoder": {"margin_loss_percent": 10.0},
+        "tensors": {"least_sqnr_db": 15.0, "least_cosine": 0.98},
+    }
 
 
 def test_a_name_selects_it_for_every_engine() -> None:

@@ -91,7 +91,7 @@ def test_the_released_predictions_are_the_float_model_s_own(
     name: str, samples: Samples, manifest: Manifest
 ) -> None:
     with np.load(RELEASED / name / FLOAT_PREDICTIONS) as archive:
-        released, key = archive["probabilities"], archive["key"]
+        released, key = archive["outputs"], archive["key"]
     assert key.tolist() == [manifest.float_model.sha256, samples.sha256()]
     recomputed = load(RELEASED / name / manifest.float_model.file).predict(samples.images)
     # Another processor may add in another order.

@@ -19,6 +19,7 @@ from hemline.facts import (
     DatasetRef,
     EmbeddedFacts,
     InputFacts,
+    IntegerPromise,
     ModelFacts,
     Preprocessing,
     QuantParams,
@@ -103,8 +104,10 @@ def model_facts() -> ModelFacts:
             preprocessing=Preprocessing(mean=0.0, std=255.0),
         ),
         output_name="probabilities",
+        output_shape=(3,),
         dataset=DatasetRef(name="pets", split_seed=7),
         floor_accuracy=0.75,
+        ceiling_loss=None,
     )
 
 
@@ -122,9 +125,13 @@ def artifact_facts() -> ArtifactFacts:
         ),
         output=TensorSpec(name="probabilities", shape=(None, 3), dtype="float32"),
         margin_pt=0.3,
+        margin_loss_percent=None,
+        least_sqnr_db=None,
+        least_cosine=None,
         calibration=CalibrationFacts(
             source="pets", split="train", seed=0, count=1, indices_sha256="cd" * 32
         ),
+        integers=IntegerPromise(operators=1.0, macs=1.0),
         settings={},
         toolchain={"hemline": "0.1.0"},
     )
@@ -153,7 +160,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
         count=1,
         inputs_sha256="ab" * 32,
         float_model=GoldenFloat(
-            file=float_model.file, sha256=float_model.sha256, probabilities=((0.5, 0.25, 0.25),)
+            file=float_model.file, sha256=float_model.sha256, outputs=((0.5, 0.25, 0.25),)
         ),
         artifacts=(
             GoldenArtifact(
@@ -161,7 +168,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
                 sha256=digests[0],
                 engine="litert 2",
                 tolerance=0.2,
-                probabilities=((0.5, 0.25, 0.25),),
+                outputs=((0.5, 0.25, 0.25),),
             ),
         ),
     )
@@ -181,9 +188,11 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
     host = Host(cpu="x", cores=2, machine="m", system="s", python="3.11", packages={})
     parity = ParityReport(
         model="toy",
+        task="classification",
         data=DataRecord(source="pets", split="test", count=10_000, sha256="ef" * 32),
         host=host,
         margin_override_pt=None,
+        margin_override_loss_percent=None,
         float_model=FloatParity(
             file=float_model.file,
             sha256=float_model.sha256,
@@ -191,6 +200,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
             loss=0.25,
             calibration_error=0.01,
             floor_accuracy=0.75,
+            ceiling_loss=None,
             verdict="PASS",
         ),
         artifacts=(

@@ -18,7 +18,26 @@ def test_a_step_is_measured() -> None:
     assert step.delta_pt == pytest.approx(-25)
     assert step.agreement == 0.75
     assert step.max_probability_change == pytest.approx(0.2)
+    assert step.loss_change_percent is None
     assert step.sqnr_db == pytest.approx(10 * np.log10(np.square(before).sum() / 0.08), abs=1e-4)
+
+
+def test_a_step_with_a_loss() -> None:
+    before, after = rows(0.5, 0.5), rows(0.5, 1.0)
+    step = measure_step("int8", ("a", before), ("b", after), mean_loss=lambda v: float(v.sum() - 1))
+    assert step.loss_change_percent == pytest.approx(0)
+    step = measure_step("int8", ("a", before), ("b", after), mean_loss=lambda v: float(v.max()))
+    assert step.loss_change_percent == pytest.approx(100)
+    assert (step.delta_pt, step.agreement, step.max_probability_change) == (None, None, None)
+    assert explain_steps([step]) == "int8 +100.00 % loss (3 dB): the recipe int8 costs the most"
+    # The loss was 0: its growth has no number.
+    step = measure_step(
+        "int8", ("a", before), ("b", after), mean_loss=lambda v: float(v.max() > 0.5)
+    )
+    assert step.loss_change_percent is None
+    # Tensors have no loss.
+    tensors = measure_step("int8", ("a", before), ("b", after))
+    assert explain_steps([tensors]) == "int8 (3 dB): the recipe int8 costs the most"
 
 
 def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
@@ -29,6 +48,7 @@ def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
         delta_pt=delta,
         agreement=1.0,
         max_probability_change=0.0,
+        loss_change_percent=None,
         sqnr_db=sqnr,
     )
 

@@ -35,7 +35,9 @@ class FakeModel:
         self.engine = SimpleNamespace(
             name="fake", version=lambda: "1", input=spec, run=self.run_bare
         )
-        facts = SimpleNamespace(input=SimpleNamespace(shape=(2,), preprocessing=object()))
+        facts = SimpleNamespace(
+            task="classification", input=SimpleNamespace(shape=(2,), preprocessing=object())
+        )
         self.facts = facts if pixels else None
 
     def tensor(self, image: NDArray[Any]) -> NDArray[Any]:

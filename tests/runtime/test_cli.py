@@ -19,6 +19,7 @@ from hemline.cli import main, paint
 from hemline.documents import read_document
 from hemline.golden import SelftestReport
 from hemline.parity import ParityReport
+from hemline.report import format_speed
 
 INT8 = "separable.int8.tflite"
 
@@ -63,10 +64,10 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "separable on 200 samples of few.npz"
-    header = "file accuracy delta pt 95 % interval margin errors agrees SQNR dB verdict"
+    header = "file accuracy delta pt 95 % interval margin errors agrees SQNR dB speed verdict"
     assert " ".join(lines[1].replace("|", " ").split()) == header
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:8]]
-    assert [(row[0], row[4], row[8]) for row in cells] == [
+    assert [(row[0], row[4], row[9]) for row in cells] == [
         ("separable.float.keras", "", "PASS"),
         ("separable.float32.tflite", "−50", "PASS"),
         (INT8, "−50", "PASS"),
@@ -88,6 +89,9 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
         f"{int8.agreement:.4f}",
         f"{int8.sqnr_db:.1f}",
     ]
+    (speed,) = report.speeds
+    assert (speed.file, speed.reference) == (INT8, "separable.float32.tflite")
+    assert [row[8] for row in cells] == ["", "", format_speed(speed), "", ""]
     assert len(lines) == 10
     assert re.fullmatch(r"\d+\.\d s, at most \d+ MiB of memory", lines[9])
     assert lines[8].startswith("separable.float16.mlpackage: PASS: with 95 % confidence")
@@ -125,16 +129,16 @@ def test_an_impossible_margin(ready: Path, margin: str, capsys: Captured) -> Non
 def test_a_collapsed_class_is_named_and_goes_to_ci(
     ready: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    predict = hemline.Model.predict
+    outputs = hemline.Model.outputs
 
-    def never_a_bag(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
-        found = predict(model, images)
+    def never_a_bag(model: hemline.Model, images: NDArray[Any]) -> NDArray[np.float32]:
+        found = outputs(model, images)
         if model.path.name == INT8:
-            found.probabilities[:, 3] += found.probabilities[:, 8]
-            found.probabilities[:, 8] = 0
+            found[:, 3] += found[:, 8]
+            found[:, 8] = 0
         return found
 
-    monkeypatch.setattr(hemline.Model, "predict", never_a_bag)
+    monkeypatch.setattr(hemline.Model, "outputs", never_a_bag)
     words = ["verify", ready, "--data", few, "--margin", "40", "--junit", tmp_path / "ci.xml"]
     status, out, _ = run(capsys, *words)
     assert status == 0
@@ -190,7 +194,7 @@ def test_selftest(exported: Path, tmp_path: Path, capsys: Captured) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "separable on 16 golden inputs of seed 0"
-    header = "file engine max Δp tolerance verdict"
+    header = "file engine max Δ tolerance verdict"
     assert " ".join(lines[1].replace("|", " ").split()) == header
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:7]]
     assert [(row[0], row[3], row[4]) for row in cells] == [
@@ -200,7 +204,7 @@ def test_selftest(exported: Path, tmp_path: Path, capsys: Captured) -> None:
         ("separable.float16.mlpackage", "0.03", "PASS"),
     ]
     (line,) = lines[7:]
-    assert line.startswith("separable.float16.mlpackage: PASS: all probabilities lie within")
+    assert line.startswith("separable.float16.mlpackage: PASS: all outputs lie within")
     assert line.endswith("(a reference evaluation, not Apple hardware)")
     report = read_document(tmp_path / "selftest.json", "hemline.selftest/1", SelftestReport)
     assert report.verdicts() == ["PASS", "PASS", "PASS", "PASS"]
@@ -321,10 +325,12 @@ def test_inspect(exported: Path, capsys: Captured) -> None:
     assert lines[5] == (
         "operators  CONV_2D 2, DEPTHWISE_CONV_2D 1, FULLY_CONNECTED 1, MEAN 1, SOFTMAX 1"
     )
-    assert lines[6].startswith("model      separable, recipe int8, from ")
-    assert lines[7].startswith("labels     T-shirt/top, Trouser, ")
-    assert lines[8] == "pixels     (pixel − 0) / 255"
-    assert lines[9].startswith(f"made with  hemline {hemline.__version__}, tensorflow ")
+    assert lines[6].startswith("integers   6 of 6 operators, 53,472 of 53,472 multiply-")
+    assert lines[7].startswith("model      separable, recipe int8, from ")
+    assert lines[8] == "task       classification"
+    assert lines[9].startswith("labels     T-shirt/top, Trouser, ")
+    assert lines[10] == "pixels     (pixel − 0) / 255"
+    assert lines[11].startswith(f"made with  hemline {hemline.__version__}, tensorflow ")
 
 
 def test_inspect_as_json(exported: Path, capsys: Captured) -> None:
@@ -371,13 +377,13 @@ def test_report(build: Path, capsys: Captured) -> None:
     status, out, err = run(capsys, "report", build / "toy", build / "toy")
     assert (status, err) == (0, "")
     rows = [
-        "| toy.float.keras       | 1,234,567 |   0.9123 |          |    PASS |        |",
-        "| toy.int8.tflite       |         8 |   0.9118 |    -0.05 |    PASS |   4.4~ |",
-        "| toy.float16.mlpackage |         8 |          |          | NOT_RUN |        |",
+        "| toy.float.keras       | 1,234,567 |   0.9123 |          |    PASS |        |       |",
+        "| toy.int8.tflite       |         8 |   0.9118 |    -0.05 |    PASS |   4.4~ |       |",
+        "| toy.float16.mlpackage |         8 |          |          | NOT_RUN |        |       |",
     ]
     assert out.splitlines() == [
-        "| artifact              |     bytes | accuracy | delta pt | verdict | p50 µs |",
-        "| --------------------- | --------: | -------: | -------: | ------: | -----: |",
+        "| artifact              |     bytes | accuracy | delta pt | verdict | p50 µs | speed |",
+        "| --------------------- | --------: | -------: | -------: | ------: | -----: | ----: |",
         *rows,
         *rows,
     ]

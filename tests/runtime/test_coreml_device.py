@@ -11,7 +11,7 @@ import pytest
 
 from hemline import coreml_device, coreml_worker
 from hemline.bench import FileBench, summarize_latency
-from hemline.coreml_device import ask_child, plan_package, predict_package
+from hemline.coreml_device import ask_child, plan_package, run_package
 from hemline.coreml_plan import ComputePlan, OpPlacement
 from hemline.documents import to_json
 from hemline.engines.coreml import CoreMLEngine
@@ -137,7 +137,7 @@ def test_outputs_come_back(child: Any) -> None:
         "np.save(sys.argv[i + 2], np.ones((len(images), 2), np.float32)); say(outputs=3)\n"
         "say(done=True)"
     )
-    found, answer = predict_package(PACKAGE, "CPU_AND_NE", IMAGES)
+    found, answer = run_package(PACKAGE, "CPU_AND_NE", IMAGES)
     assert answer.failure is None
     assert found is not None
     assert found.tolist() == [[1.0, 1.0]] * 3
@@ -156,7 +156,7 @@ def test_a_package_that_cannot_run_takes_only_its_child_along(
     child(script)
     monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="darwin"))
     (run,) = run_jobs([Job(path=PACKAGE, engine=None)], IMAGES)
-    assert (run.engine, run.probabilities, run.crashed) == ("coreml", None, crashed)
+    assert (run.engine, run.outputs, run.crashed) == ("coreml", None, crashed)
     assert ("killed by SIGKILL while running it" if crashed else "no way") in run.reason
 
 
@@ -204,7 +204,7 @@ class Opened:
         self.calls: list[Any] = []
         engine = object.__new__(CoreMLEngine)
         monkeypatch.setattr(CoreMLEngine, "compiled_path", lambda _: "/c")
-        model = SimpleNamespace(engine=engine, predict=self.predict)
+        model = SimpleNamespace(engine=engine, outputs=self.outputs)
 
         def load(file: Path, *, compute_units: str) -> Any:
             self.calls.append(("load", file, compute_units))
@@ -230,9 +230,9 @@ class Opened:
         monkeypatch.setattr(coreml_worker, "read_plan", plan)
         monkeypatch.setattr(coreml_worker, "bench_model", time_it)
 
-    def predict(self, images: Any) -> Any:
-        self.calls.append(("predict", images.shape))
-        return SimpleNamespace(probabilities=np.full((len(images), 2), 0.5, np.float32))
+    def outputs(self, images: Any) -> Any:
+        self.calls.append(("outputs", images.shape))
+        return np.full((len(images), 2), 0.5, np.float32)
 
 
 def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("load", PACKAGE, "CPU_ONLY"),
         ("plan", "/c", "CPU_ONLY"),
         {"warmup_calls": 5, "rounds": 6, "calls_per_round": 7},
-        ("predict", (4, 2, 2)),
+        ("outputs", (4, 2, 2)),
     ]
     assert np.load(files[1]).tolist() == [[0.5, 0.5]] * 4
     steps = [key for answer in said for key in answer]

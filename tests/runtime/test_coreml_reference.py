@@ -155,6 +155,56 @@ def conv(c: Case) -> Given:
 
 
 @case
+def conv_transpose(c: Case) -> Given:
+    groups, channels, filters = c.size(1, 3), c.size(1, 3), c.size(1, 3)
+    kernel, space = (c.size(1, 4), c.size(1, 4)), (c.size(2, 6), c.size(2, 6))
+    weight, bias = c.values(groups * channels, filters, *kernel), c.values(groups * filters)
+    strides, pad_type = [c.size(1, 3), c.size(1, 3)], c.choose("same", "valid")
+    least, reach = (
+        [(size - 1) * step + 1 for size, step in zip(space, strides, strict=True)],
+        [max(k - s, 0) for k, s in zip(kernel, strides, strict=True)],
+    )
+    # Sizes that a convolution with this stride would have come from.
+    if pad_type == "same":
+        wanted = [c.size(low, low + s - 1) for low, s in zip(least, strides, strict=True)]
+    else:
+        wanted = [
+            size * step + more for size, step, more in zip(space, strides, reach, strict=True)
+        ]
+    output_shape = [1, groups * filters, *wanted]
+
+    def expected(x: Array) -> Array:
+        parts = [
+            tf.nn.conv2d_transpose(
+                part.transpose(0, 2, 3, 1),
+                kernels.transpose(2, 3, 1, 0),
+                (len(x), *wanted, filters),
+                strides,
+                pad_type.upper(),
+            )
+            for part, kernels in zip(
+                np.split(x, groups, axis=1), np.split(f32(weight), groups), strict=True
+            )
+        ]
+        found = np.asarray(tf.concat(parts, axis=-1)).transpose(0, 3, 1, 2)
+        return found + f32(bias).reshape(-1, 1, 1)
+
+    return (
+        (1, groups * channels, *space),
+        lambda x: mb.conv_transpose(
+            x=x,
+            weight=weight,
+            bias=bias,
+            strides=strides,
+            pad_type=pad_type,
+            output_shape=output_shape,
+            groups=groups,
+        ),
+        expected,
+    )
+
+
+@case
 def depthwise(c: Case) -> Given:
     channels, stride = c.size(2, 6), c.size(1, 2)
     weight = c.values(channels, 1, 3, 3)

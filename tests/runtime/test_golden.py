@@ -25,6 +25,7 @@ from hemline.golden import (
     draw_inputs,
     golden_of_artifact,
     inputs_sha256,
+    output_scale,
     read_golden,
     selftest,
 )
@@ -165,11 +166,11 @@ def test_a_folder_that_is_whole(exported: Path) -> None:
     assert told[0] == f"selftest {FLOAT32}"
     first, int8 = report.artifacts[:2]
     assert first.engine == f"litert {LiteRTEngine.version()}"
-    assert first.reason == "all probabilities lie within 0.0001 of the golden ones"
+    assert first.reason == "all outputs lie within 0.0001 of the golden ones"
     assert (first.tolerance, int8.tolerance) == (1e-4, 0.2)
     # Rounded to 6 digits.
-    assert first.max_probability_change is not None
-    assert first.max_probability_change <= 1e-6
+    assert first.max_change is not None
+    assert first.max_change <= 1e-6
     assert first.max_change_from_float is not None
     assert first.max_change_from_float <= 1e-5
     assert int8.max_change_from_float is not None
@@ -180,7 +181,7 @@ def test_a_folder_that_is_whole(exported: Path) -> None:
 def test_core_ml_is_judged_by_the_reference(exported: Path) -> None:
     result = selftest(exported).artifacts[3]
     assert (result.engine.split()[0], result.verdict) == ("coreml-reference", "PASS")
-    assert result.max_probability_change is not None
+    assert result.max_change is not None
 
 
 def test_core_ml_is_not_run_without_coremltools(
@@ -190,7 +191,7 @@ def test_core_ml_is_not_run_without_coremltools(
     result = selftest(exported).artifacts[3]
     assert (result.engine, result.verdict) == ("coreml", "NOT_RUN")
     assert "coremltools" in result.reason
-    assert result.tolerance is result.max_probability_change is None
+    assert result.tolerance is result.max_change is None
 
 
 def test_an_engine_that_was_missing_at_the_export(folder: Path) -> None:
@@ -268,7 +269,7 @@ def test_nan_is_a_mismatch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.verdict == "FAIL"
     assert [(m.sample, m.label, m.found) for m in result.mismatches] == [(5, "Coat", None)]
     assert result.reason.startswith("sample 5, Coat: found NaN or infinity, expected 0.")
-    assert result.max_probability_change is result.max_change_from_float is None
+    assert result.max_change is result.max_change_from_float is None
     assert json.loads(encode("x", result))["mismatches"][0]["found"] is None
 
 
@@ -282,8 +283,8 @@ def test_nan_at_the_export_is_no_pass(folder: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         break_outputs(patched, 3, change)
         model = hemline.load(folder / FLOAT32)
-        broken = golden_of_artifact(manifest.artifacts[0], model, inputs)
-    assert broken.probabilities[2] is None
+        broken = golden_of_artifact(manifest.artifacts[0], model, inputs, 1.0)
+    assert broken.outputs[2] is None
     others = read_golden(folder, manifest).artifacts[1:]
     change_golden(folder, artifacts=(broken, *others))
     result = selftest(folder).artifacts[0]
@@ -295,14 +296,14 @@ def test_nan_at_the_export_is_no_pass(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_the_tolerance_is_held_to(folder: Path) -> None:
     golden = read_golden(folder, read_manifest(folder))
     first, *others = golden.artifacts
-    assert first.probabilities[3] is not None
+    assert first.outputs[3] is not None
     for shift, verdict in ((0.9e-4, "PASS"), (1.1e-4, "FAIL")):
-        row = (*first.probabilities[3][:-1], first.probabilities[3][-1] + shift)
-        moved = (*first.probabilities[:3], row, *first.probabilities[4:])
-        change_golden(folder, artifacts=(replace(first, probabilities=moved), *others))
+        row = (*first.outputs[3][:-1], first.outputs[3][-1] + shift)
+        moved = (*first.outputs[:3], row, *first.outputs[4:])
+        change_golden(folder, artifacts=(replace(first, outputs=moved), *others))
         result = selftest(folder).artifacts[0]
         assert result.verdict == verdict
-        assert result.max_probability_change == pytest.approx(shift, abs=1e-6)
+        assert result.max_change == pytest.approx(shift, abs=1e-6)
     assert [(m.sample, m.label) for m in result.mismatches] == [(3, "Ankle boot")]
 
 
@@ -419,10 +420,10 @@ def test_golden_vectors_of_something_else(folder: Path) -> None:
         r"files that the manifest does not list: \{'x.onnx'\}",
         artifacts=(replace(first, file="x.onnx"),),
     )
-    short = tuple(row[:9] for row in first.probabilities if row)
+    short = tuple(row[:9] for row in first.outputs if row)
     refuse(
-        f"{FLOAT32} does not have 10 classes in each row",
-        artifacts=(replace(first, probabilities=short), *others),
+        f"{FLOAT32} does not have 10 numbers in each row",
+        artifacts=(replace(first, outputs=short), *others),
     )
     refuse("the inputs drawn from seed 1 have SHA-256", seed=1)
     refuse("another version of Hemline wrote it", inputs_sha256="0" * 64)
@@ -432,15 +433,15 @@ def test_impossible_vectors(folder: Path) -> None:
     golden = read_golden(folder, read_manifest(folder))
     with pytest.raises(ValueError, match=r"separable\.float\.keras has 16 rows, expected 15"):
         replace(golden, count=15)
-    for tolerance in (0.0, 1.0, float("nan")):
-        with pytest.raises(ValueError, match="a tolerance must lie between 0 and 1"):
+    for tolerance in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="a tolerance must be above 0 and finite"):
             replace(golden.artifacts[0], tolerance=tolerance)
 
 
 def probabilities(path: Path, model: ModelFacts, kernels: OpResolverType) -> NDArray[np.float32]:
     opened = hemline.load(path).engine
     read = ImageReader(model.input, opened.input)
-    outputs = OutputReader(opened.output, len(model.labels))
+    outputs = OutputReader(opened.output, model.output_shape)
     interpreter = Interpreter(str(path), experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
     rows = []
@@ -473,3 +474,14 @@ def test_tolerances_leave_room_for_other_kernels(name: str, recipe: str, tmp_pat
     ):
         change = np.abs(probabilities(path, facts, kernels) - fast).max()
         assert change < TOLERANCES[recipe] * 0.75
+
+
+def test_the_scale_of_tolerances(model_facts: ModelFacts) -> None:
+    outputs = np.array([[2.0, 3.0, np.nan], [2.5, 4.0, np.inf]], np.float32)
+    assert output_scale(model_facts, outputs) == 1.0
+    tensors = replace(model_facts, task="tensors", labels=(), floor_accuracy=None)
+    # The range holds 0 and leaves out what is not finite.
+    assert output_scale(tensors, outputs) == 1.0
+    assert output_scale(tensors, -2 * outputs) == 2.0
+    assert output_scale(tensors, outputs - np.float32(3)) == 0.5
+    assert output_scale(tensors, np.zeros((2, 3), np.float32)) == 1.0

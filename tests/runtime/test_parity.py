@@ -22,9 +22,10 @@ from hemline.errors import (
     ManifestError,
     ModelFileError,
 )
+from hemline.judgement import explain, score
 from hemline.measures import calibration_error, mean_kl, sqnr_db
 from hemline.paired import compare_paired
-from hemline.parity import SCHEMA, ParityReport, explain, score, verify
+from hemline.parity import SCHEMA, ParityReport, verify
 from hemline.samples import resolve_samples
 
 
@@ -122,7 +123,7 @@ def test_the_measures_are_those_of_the_predictions(whole: Path, garments: Path) 
     with np.load(garments / "test.npz") as data:
         images, labels = data["images"], data["labels"]
     with np.load(whole / "float_predictions.npz") as data:
-        reference = data["probabilities"]
+        reference = data["outputs"]
     report = read(whole)
     float_right = np.array(
         [row.argmax() == label for row, label in zip(reference, labels, strict=True)]
@@ -233,16 +234,16 @@ def test_predictions_of_another_float_model_are_not_used(
 ) -> None:
     path = ready / "float_predictions.npz"
     with np.load(path) as data:
-        key, probabilities = data["key"], data["probabilities"]
+        key, probabilities = data["key"], data["outputs"]
     key[0] = "0" * 64
-    np.savez(path, key=key, probabilities=probabilities[:, ::-1])
+    np.savez(path, key=key, outputs=probabilities[:, ::-1])
     forbid_keras(monkeypatch)
     with pytest.raises(ModelFileError, match=r"nothing runs files ending in '\.keras'"):
         verify(ready, str(few))
 
 
 def damaged_predictions(content: bytes) -> dict[str, bytes]:
-    start = content.index(b"probabilities.npy") + 40
+    start = content.index(b"outputs.npy") + 40
     wrong_deflate = bytearray(content)
     wrong_deflate[start : start + 60] = b"\xff" * 60
     return {
@@ -266,11 +267,11 @@ def test_damaged_float_predictions(ready: Path, few: Path, kind: str) -> None:
 def test_float_predictions_of_the_wrong_kind(ready: Path, few: Path) -> None:
     path = ready / "float_predictions.npz"
     with np.load(path) as data:
-        key, probabilities = data["key"], data["probabilities"]
+        key, probabilities = data["key"], data["outputs"]
     for arrays in (
         {"key": key},
-        {"key": key, "probabilities": probabilities[:-1]},
-        {"key": key, "probabilities": probabilities.astype(np.float64)},
+        {"key": key, "outputs": probabilities[:-1]},
+        {"key": key, "outputs": probabilities.astype(np.float64)},
     ):
         np.savez(path, **arrays)
         with pytest.raises(DataError, match="is damaged"):
@@ -441,15 +442,15 @@ def test_every_measure_is_the_one_of_its_name(exported: Path, garments: Path, wh
 def test_a_lost_softmax_fails_though_no_class_changes(
     ready: Path, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = hemline.Model.predict
+    outputs = hemline.Model.outputs
 
-    def give_logits(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
-        found = predict(model, images)
+    def give_logits(model: hemline.Model, images: NDArray[Any]) -> NDArray[np.float32]:
+        found = outputs(model, images)
         if model.path.name == "separable.float32.onnx":
-            np.log(found.probabilities, out=found.probabilities)
+            np.log(found, out=found)
         return found
 
-    monkeypatch.setattr(hemline.Model, "predict", give_logits)
+    monkeypatch.setattr(hemline.Model, "outputs", give_logits)
     results = {a.file: a for a in verify(ready, str(few), margin_pt=50.0).artifacts}
     broken = results["separable.float32.onnx"]
     assert broken.verdict == "FAIL"
@@ -492,15 +493,15 @@ def test_a_failure_says_which_step_costs_it(whole: Path) -> None:
 def test_nan_has_no_chain_and_can_be_recorded(
     ready: Path, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = hemline.Model.predict
+    outputs = hemline.Model.outputs
 
-    def break_one(model: hemline.Model, images: NDArray[Any]) -> hemline.Prediction:
-        found = predict(model, images)
+    def break_one(model: hemline.Model, images: NDArray[Any]) -> NDArray[np.float32]:
+        found = outputs(model, images)
         if model.path.name == "separable.float32.tflite":
-            found.probabilities[5] = np.nan
+            found[5] = np.nan
         return found
 
-    monkeypatch.setattr(hemline.Model, "predict", break_one)
+    monkeypatch.setattr(hemline.Model, "outputs", break_one)
     report = verify(ready, str(few))
     assert decode(SCHEMA, ParityReport, encode(SCHEMA, report), "parity.json") == report
     chains = {a.file: [step.name for step in a.steps] for a in report.artifacts}

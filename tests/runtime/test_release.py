@@ -70,6 +70,22 @@ def test_a_model_without_a_floor(build: Path) -> None:
     refuse(build, ManifestError, "toy sets no floor for its float model: only a full build")
 
 
+def test_a_ceiling_of_loss_is_a_floor_too(build: Path, tmp_path: Path) -> None:
+    change_parity(build, "float_model", floor_accuracy=None, ceiling_loss=0.5)
+    assert release(build, tmp_path / "artifacts") == [tmp_path / "artifacts" / "toy"]
+
+
+def test_tensors_have_no_floor(build: Path, tmp_path: Path) -> None:
+    change_parity(build, "float_model", floor_accuracy=None)
+    path = build / "toy" / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["model"] |= {"task": "tensors", "labels": [], "floor_accuracy": None}
+    for artifact in document["artifacts"]:
+        artifact["facts"] |= {"margin_pt": None, "least_sqnr_db": 15.0, "least_cosine": 0.98}
+    path.write_text(json.dumps(document))
+    assert release(build, tmp_path / "artifacts") == [tmp_path / "artifacts" / "toy"]
+
+
 @pytest.mark.parametrize(
     "name", ["training.json", "parity.json", "float_predictions.npz", "bench.json", "golden.json"]
 )

@@ -8,7 +8,7 @@ from hemline.bench import summarize_latency
 from hemline.errors import ManifestError
 from hemline.files import sha256
 from hemline.manifest import read_manifest
-from hemline.report import HEADER, format_table, read_parity, report
+from hemline.report import format_table, read_parity, report
 
 PACKAGE = "toy.float16.mlpackage"
 
@@ -29,12 +29,12 @@ def test_a_table_without_rows() -> None:
 
 def test_the_report_of_a_folder(build: Path) -> None:
     rows = report(build / "toy")
-    assert [(row.file, row.size_bytes, row.accuracy, row.verdict) for row in rows] == [
+    assert [(row.file, row.size_bytes, row.result, row.verdict) for row in rows] == [
         ("toy.float.keras", 1234567, 0.91234, "PASS"),
         ("toy.int8.tflite", 8, 0.9118, "PASS"),
         ("toy.float16.mlpackage", 8, None, "NOT_RUN"),
     ]
-    assert [row.delta_pt for row in rows] == [None, pytest.approx(-0.05), None]
+    assert [row.change for row in rows] == [None, pytest.approx(-0.05), None]
     assert rows[1].latency is not None
     # Of `predict`, not of the bare engine.
     assert rows[1].latency.median_ns == 4400.0
@@ -43,14 +43,16 @@ def test_the_report_of_a_folder(build: Path) -> None:
 
 def test_the_cells_of_a_report(build: Path) -> None:
     rows = report(build / "toy")
-    assert len(HEADER) == 6
+    assert {row.header() for row in rows} == {
+        ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs", "speed")
+    }
     assert [row.cells() for row in rows] == [
-        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", ""),
-        ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~"),
-        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", ""),
+        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", "", ""),
+        ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~", ""),
+        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", "", ""),
     ]
-    steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), delta_pt=0.0)
-    assert steady.cells()[3:] == ("+0.00", "PASS", "12.3")
+    steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), change=0.0)
+    assert steady.cells()[3:] == ("+0.00", "PASS", "12.3", "")
     referred = replace(rows[2], verdict="PASS", is_reference=True)
     assert referred.cells()[4] == "PASS (reference)"
 

@@ -91,7 +91,7 @@ def test_hashes() -> None:
         ({"images": IMAGES.astype(np.int64)}, "images are int64 .*, expected uint8 or float32"),
         ({"images": np.uint8(3)}, r"images are uint8 of shape \(\), expected .* shape \(n, …\)"),
         ({"images": IMAGES[:2]}, "2 images and 3 labels; expected as many of each"),
-        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "0 images and 0 labels; .* at least one"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images; expected at least one"),
     ],
 )
 def test_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -157,7 +157,8 @@ def test_a_bad_npz_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(bad_files(tmp_path)[kind])
     with pytest.raises(
-        DataError, match=r"bad\.npz must be an \.npz file with `images` and `labels`: \S"
+        DataError,
+        match=r"bad\.npz must be an \.npz file with `images`, and `labels` or `targets`: \S",
     ):
         resolve_samples(str(path), None, "test")
 
@@ -197,8 +198,9 @@ def test_no_samples(data: str | None, dataset: DatasetRef | None, wanted: str) -
     with pytest.raises(DataError) as caught:
         resolve_samples(data, dataset, "test")
     assert str(caught.value) == (
-        f"no samples found for {wanted}: give --data an .npz file with `images` and `labels`, "
-        "a data set's name (pets), or the folder of the model's own data set"
+        f"no samples found for {wanted}: give --data an .npz file with `images` and `labels` "
+        "(regression: `targets`), a data set's name (pets), or the folder of the model's own data "
+        "set"
     )
 
 
@@ -207,3 +209,40 @@ def test_the_installed_data_sets() -> None:
     assert (synthetic.source, synthetic.split) == ("synthetic", "test")
     with pytest.raises(DataError, match=r"a data set's name \(fashion_mnist, synthetic\)"):
         resolve_samples("cars", None, "test")
+
+
+def test_regression_comes_with_targets(tmp_path: Path) -> None:
+    path, targets = tmp_path / "data.npz", np.array([[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    np.savez(path, images=IMAGES, targets=targets)
+    found = resolve_samples(str(path), None, "test")
+    assert found.labels is None
+    assert found.targets is not None
+    assert (found.targets.dtype, found.targets.tolist()) == (np.float32, targets.tolist())
+    taken = found.take(np.array([2, 0])).targets
+    assert taken is not None
+    assert taken.tolist() == [[4.0, 5.0], [0.5, 1.0]]
+    np.savez(path, images=IMAGES, targets=targets[::-1])
+    assert resolve_samples(str(path), None, "test").sha256() != found.sha256()
+
+
+def test_images_alone_are_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", images=IMAGES)
+    found = resolve_samples(str(tmp_path / "data.npz"), None, "test")
+    assert (found.labels, found.targets) == (None, None)
+    assert found.sha256() != make_samples().sha256()
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.arange(3), r"targets are int64 \(3,\), expected float32 of shape \(n, …\)"),
+        (np.float32(1), r"targets are float32 \(\)"),
+        (np.zeros(2, np.float32), "3 images and 2 targets; expected as many of each"),
+        (np.array([0, np.nan, 1]), "target 1 holds NaN or infinity"),
+        (np.array([0, 1, 1e300]), "target 2 holds NaN or infinity"),
+    ],
+)
+def test_wrong_targets(tmp_path: Path, targets: Any, message: str) -> None:
+    np.savez(tmp_path / "bad.npz", images=IMAGES, targets=targets)
+    with pytest.raises(DataError, match=rf"bad\.npz: {message}"):
+        resolve_samples(str(tmp_path / "bad.npz"), None, "test")

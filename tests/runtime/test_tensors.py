@@ -227,15 +227,15 @@ def test_the_order_in_memory_does_not_matter() -> None:
 def test_a_file_whose_border_is_not_that_of_its_facts() -> None:
     with pytest.raises(ModelFileError, match=r"its facts say \(28, 28, 1\)"):
         ImageReader(FACTS, replace(FLOATS, shape=(1, 32, 32, 1)))
-    with pytest.raises(ModelFileError, match="its facts name 10 classes"):
-        OutputReader(TensorSpec(name="p", shape=(1, 9), dtype="float32"), 10)
+    with pytest.raises(ModelFileError, match="its facts say \\(10,\\)"):
+        OutputReader(TensorSpec(name="p", shape=(1, 9), dtype="float32"), (10,))
 
 
 @given(grids)
 def test_int8_outputs_are_the_formula(grid: QuantParams) -> None:
     spec = TensorSpec(name="p", shape=(1, 256), dtype="int8", quantization=grid)
     integers = np.arange(-128, 128).astype(np.int8).reshape(1, 256)
-    values = OutputReader(spec, 256).read(integers)
+    values = OutputReader(spec, (256,)).read(integers)
     assert values.dtype == np.float32
     assert values.shape == (1, 256)
     for integer, value in zip(range(-128, 128), values[0], strict=True):
@@ -245,8 +245,8 @@ def test_int8_outputs_are_the_formula(grid: QuantParams) -> None:
 def test_other_outputs() -> None:
     grid = QuantParams(scale=0.25, zero_point=4)
     uint8 = TensorSpec(name="p", shape=(1, 2), dtype="uint8", quantization=grid)
-    values = OutputReader(uint8, 2).read(np.array([[4, 255]], np.uint8))
+    values = OutputReader(uint8, (2,)).read(np.array([[4, 255]], np.uint8))
     assert (values.dtype, values.tolist()) == (np.float32, [[0.0, 62.75]])
     half = TensorSpec(name="p", shape=(1, 2), dtype="float16")
-    values = OutputReader(half, 2).read(np.array([[0.5, 0.25]], np.float16))
+    values = OutputReader(half, (2,)).read(np.array([[0.5, 0.25]], np.float16))
     assert (values.dtype, values.tolist()) == (np.float32, [[0.5, 0.25]])

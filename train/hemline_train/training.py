@@ -9,7 +9,7 @@ from typing import Any
 
 from hemline.documents import read_document, write_document
 from hemline.errors import HemlineError, ManifestError, OutputError
-from hemline.facts import CLASSIFICATION, DatasetRef, InputFacts, ModelFacts
+from hemline.facts import DatasetRef, InputFacts, ModelFacts, Task
 from hemline.files import replacing, sha256
 from hemline.host import describe_host
 from hemline_train.dataset import FASHION_MNIST, PREPROCESSING, Dataset, preprocess
@@ -143,7 +143,7 @@ def _describe_model(
     has_floor = preset == "full" and dataset.name == FASHION_MNIST
     return ModelFacts(
         model=reference.name,
-        task=CLASSIFICATION,
+        task=Task.CLASSIFICATION,
         labels=dataset.labels,
         input=InputFacts(
             name=INPUT_NAME,
@@ -153,6 +153,8 @@ def _describe_model(
             preprocessing=PREPROCESSING,
         ),
         output_name=OUTPUT_NAME,
+        output_shape=(len(dataset.labels),),
         dataset=DatasetRef(name=dataset.name, split_seed=settings.split_seed),
         floor_accuracy=reference.floor_accuracy if has_floor else None,
+        ceiling_loss=None,
     )

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from hemline.engines import coreml
-from hemline.engines.base import Engine
+from hemline.engines.base import Arithmetic, Engine, Operation
 from hemline.errors import EngineUnavailableError, ModelFileError
 
 ENTRY_POINTS = "hemline.engines"
@@ -67,4 +67,4 @@ def stand_in(engine: str) -> str | None:
     return "coreml-reference" if engine == "coreml" and not coreml.runs_here() else None
 
 
-__all__ = ["Engine", "engine_for", "stand_in"]
+__all__ = ["Arithmetic", "Engine", "Operation", "engine_for", "stand_in"]

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +27,7 @@ _MAP_KEY, _MAP_VALUE = 1, 2
 
 
 class CoreMLEngine(Engine):
-    """A Core ML classifier, by default on the CPU and, where Core ML chooses it, the Neural Engine.
+    """A Core ML program, by default on the CPU and, where Core ML chooses it, the Neural Engine.
 
     A file's structure can be read on any system; it runs on macOS only. The number of threads
     is Core ML's own affair.
@@ -52,11 +51,14 @@ class CoreMLEngine(Engine):
         self._model: Any = open_package(path, load=True, compute_units=compute_units)
         spec = self._model.get_spec()
         self.input, self.output = describe_tensors(path, spec)
-        self._labels: tuple[str, ...] = _class_labels(path, spec)
+        self._labels = _class_labels(spec)
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        by_label = self._model.predict({self.input.name: tensor})[self.output.name]
-        return np.array([[by_label[label] for label in self._labels]], dtype=np.float32)
+        found: Any = self._model.predict({self.input.name: tensor})[self.output.name]
+        if not self._labels:
+            return np.asarray(found)
+        # A classifier gives a dictionary.
+        return np.array([[found[label] for label in self._labels]], dtype=np.float32)
 
     def embedded_facts(self) -> bytes | None:
         return _embedded_facts(self._model)
@@ -83,13 +85,15 @@ class CoreMLEngine(Engine):
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
+        from hemline.engines.coreml_operations import read_operations
+
         model = open_package(path, load=False)
         spec = model.get_spec()
         tensors = describe_tensors(path, spec)
         return FileStructure(
             input=tensors[0],
             output=tensors[1],
-            operators=Counter(op.type for op in list_operations(spec) if op.type != "const"),
+            operations=read_operations(spec),
             embedded_facts=_embedded_facts(model),
         )
 
@@ -177,28 +181,32 @@ def open_package(path: Path, *, load: bool, compute_units: str | None = None) ->
 
 
 def describe_tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
-    """Returns a classifier's input, and its probabilities as a tensor of one sample.
+    """Returns a program's input and output: a classifier's probabilities, or its only array.
 
     Raises:
-        ModelFileError: it is no classifier with one input.
+        ModelFileError: it has no input or output to speak of, or several.
     """
-    feature = require_one(path, "input", list(spec.description.input))
+    source = _describe_array(require_one(path, "input", list(spec.description.input)))
+    labels = _class_labels(spec)
+    if labels:
+        name = spec.description.predictedProbabilitiesName
+        return source, TensorSpec(name=name, shape=(1, len(labels)), dtype="float32")
+    return source, _describe_array(require_one(path, "output", list(spec.description.output)))
+
+
+def _describe_array(feature: Any) -> TensorSpec:
     array = feature.type.multiArrayType
     kind = type(array).ArrayDataType.Name(array.dataType).lower()
-    probabilities = spec.description.predictedProbabilitiesName
-    return (
-        TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=kind),
-        TensorSpec(name=probabilities, shape=(1, len(_class_labels(path, spec))), dtype="float32"),
-    )
+    return TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=kind)
 
 
-def _class_labels(path: Path, spec: Any) -> tuple[str, ...]:
-    """Returns a classifier's labels in the order of its output tensor."""
+def _class_labels(spec: Any) -> tuple[str, ...]:
+    """Returns a classifier's labels in the order of its output tensor; none for other programs."""
     for operation in list_operations(spec):
         if operation.type == "classify":
             classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
             return tuple(value.immediateValue.tensor.strings.values[0] for value in classes)
-    raise ModelFileError(f"{path} is no Core ML classifier: it has no `classify` operation")
+    return ()
 
 
 def list_operations(spec: Any) -> list[Any]:

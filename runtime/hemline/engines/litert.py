@@ -1,7 +1,5 @@
 """LiteRT, which runs .tflite files on phones, boards and desktops."""
 
-from collections import Counter
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +58,10 @@ class LiteRTEngine(Engine):
         return output
 
     def embedded_facts(self) -> bytes | None:
-        model = _parse(self._content)
+        # Generated from TFLite's schema and large: imported only by what reads the structure.
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.Model.GetRootAs(self._content, 0)
         for position in range(model.MetadataLength()):
             entry = model.Metadata(position)
             if entry.Name() == EMBEDDED_KEY.encode():
@@ -69,11 +70,13 @@ class LiteRTEngine(Engine):
 
     @classmethod
     def structure(cls, path: Path) -> FileStructure:
+        from hemline.engines.tflite_operations import read_operations
+
         engine = cls(path, threads=1)
         return FileStructure(
             input=engine.input,
             output=engine.output,
-            operators=_count_operators(_parse(engine._content)),
+            operations=read_operations(engine._content),
             embedded_facts=engine.embedded_facts(),
         )
 
@@ -87,28 +90,6 @@ class LiteRTBuiltinEngine(LiteRTEngine):
 
     name: ClassVar[str] = "litert-builtin"
     _kernels: ClassVar[OpResolverType] = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-
-
-def _parse(content: bytes) -> Any:
-    # Generated from TFLite's schema and large: imported only by what reads the file's structure.
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.Model.GetRootAs(content, 0)
-
-
-def _count_operators(model: Any) -> Mapping[str, int]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    # Codes below 127 stand in the older one-byte field; the larger of the two is right.
-    builtin = [max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in codes]
-    graphs = [model.Subgraphs(g) for g in range(model.SubgraphsLength())]
-    return Counter(
-        names[builtin[graph.Operators(i).OpcodeIndex()]]
-        for graph in graphs
-        for i in range(graph.OperatorsLength())
-    )
 
 
 def _spec(name: str, details: dict[str, Any]) -> TensorSpec:

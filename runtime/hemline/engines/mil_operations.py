@@ -74,6 +74,49 @@ def _conv(
     return result if bias is None else result + bias.reshape(-1, *[1] * len(space))
 
 
+def _conv_transpose(
+    x: Array,
+    weight: Array,
+    strides: Sequence[int],
+    pad_type: str,
+    pad: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+    bias: Array | None = None,
+    output_shape: Sequence[int] | None = None,
+) -> Array:
+    """Spreads (n, batch, channels, *space) by weights (channels, filters/groups, *kernel).
+
+    It is a convolution of what has zeros between its elements, with the kernel turned round.
+    """
+    channels, filters, *kernel = weight.shape
+    spread = [(size - 1) * step + 1 for size, step in zip(x.shape[3:], strides, strict=True)]
+    spaced = np.zeros((*x.shape[:3], *spread), x.dtype)
+    places = (slice(None, None, step) for step in strides)
+    spaced[:, :, :, *places] = x
+    turned = np.flip(weight, tuple(range(2, weight.ndim)))
+    turned = turned.reshape(groups, channels // groups, filters, *kernel).swapaxes(1, 2)
+    turned = turned.reshape(groups * filters, channels // groups, *kernel)
+    edges = [
+        (size - 1) * gap for size, gap in zip(kernel, dilations, strict=True) for _ in range(2)
+    ]
+    ones = [1] * len(kernel)
+    result = _conv(spaced, turned, ones, "custom", edges, dilations, groups)
+    for axis, (size, step) in enumerate(zip(x.shape[3:], strides, strict=True)):
+        full = result.shape[3 + axis]
+        if pad_type == "custom":
+            before, length = pad[2 * axis], full - pad[2 * axis] - pad[2 * axis + 1]
+        else:
+            wanted = full if pad_type == "valid" else size * step
+            length = wanted if output_shape is None else output_shape[2 + axis]
+            before = 0 if pad_type == "valid" else max(full - length, 0) // 2
+        result = np.moveaxis(result, 3 + axis, 0)[before : before + length]
+        missing = length - len(result)
+        result = np.pad(result, [(0, missing), *[(0, 0)] * (result.ndim - 1)])
+        result = np.moveaxis(result, 0, 3 + axis)
+    return result if bias is None else result + bias.reshape(-1, *ones)
+
+
 def _max_pool(
     x: Array,
     kernel_sizes: Sequence[int],
@@ -337,6 +380,7 @@ MOVES: dict[str, Operation] = {
     "split": _split,
     "squeeze": _squeeze,
     "stack": _stack,
+    "tile": lambda x, reps: np.tile(x, (1, *reps)),
     "transpose": _transpose,
 }
 
@@ -347,6 +391,7 @@ COMPUTATIONS: dict[str, Operation] = {
     "batch_norm": _batch_norm,
     "clip": lambda x, alpha, beta: np.clip(x, alpha, beta),
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
     "einsum": _einsum,
     "elu": _elu,
     "exp": lambda x: np.exp(x),

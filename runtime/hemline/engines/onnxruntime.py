@@ -1,6 +1,5 @@
 """ONNX Runtime, which runs .onnx files."""
 
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,6 +7,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.engines.onnx_operations import read_operations
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 
@@ -75,7 +75,7 @@ class ONNXRuntimeEngine(Engine):
         return FileStructure(
             input=engine.input,
             output=engine.output,
-            operators=Counter(node.op_type for node in onnx.load(path).graph.node),
+            operations=read_operations(onnx.shape_inference.infer_shapes(onnx.load(path))),
             embedded_facts=engine.embedded_facts(),
         )
 
