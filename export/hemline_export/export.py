@@ -186,6 +186,8 @@ def _make(
 ) -> Artifact:
     settings = make_file(recipe, sources, path)
     structure = engine_for(path).structure(path)
+    # Weights stored as integers take no ranges, and promise nothing of the arithmetic.
+    stored_only = settings.get("ranges") == "none"
     facts = ArtifactFacts(
         recipe=recipe.name,
         engine=recipe.engine,
@@ -193,8 +195,8 @@ def _make(
         input=structure.input,
         output=structure.output,
         **TOLERANCES[recipe.name].for_task(model.task),
-        integers=recipe.integers,
-        calibration=calibration if recipe.calibrated else None,
+        integers=None if stored_only else recipe.integers,
+        calibration=calibration if recipe.calibrated and not stored_only else None,
         settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )

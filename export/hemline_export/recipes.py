@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hemline.errors import ExportError
 from hemline.facts import IntegerPromise, Task
 from hemline.files import write_bytes
-from hemline_export import coreml, onnx_file, tflite
+from hemline_export import coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.freeze import Frozen
 
 
@@ -224,6 +224,14 @@ def _write_onnx(sources: Sources, path: Path) -> dict[str, str]:
     return {}
 
 
+def _write_int8_onnx(sources: Sources, path: Path) -> dict[str, str]:
+    content, settings = onnx_quantize.int8_onnx_from_float(
+        onnx_file.onnx_from_frozen(sources.looped), sources.calibration
+    )
+    write_bytes(path, content)
+    return settings
+
+
 def _embed_onnx(path: Path, facts: bytes) -> None:
     write_bytes(path, onnx_file.embed_facts(path.read_bytes(), facts))
 
@@ -278,6 +286,18 @@ RECIPES = (
         packages=("tensorflow", "keras", "tf-keras", "tf2onnx", "onnx"),
         write=_write_onnx,
         embed=_embed_onnx,
+    ),
+    Recipe(
+        name="int8",
+        meaning="multiply-accumulates in integers; of a recurrent model the weights only",
+        engine="onnxruntime",
+        suffix=".onnx",
+        calibrated=True,
+        packages=("tensorflow", "keras", "tf-keras", "tf2onnx", "onnx", "onnxruntime"),
+        write=_write_int8_onnx,
+        embed=_embed_onnx,
+        # Moving values ahead of the first grid, and the last softmax, are none.
+        integers=IntegerPromise(operators=0.0, macs=1.0),
     ),
     Recipe(
         name="float16",

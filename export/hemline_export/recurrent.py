@@ -29,20 +29,20 @@ def unroll_recurrent(model: Any, *, on_int8_grid: bool = False) -> Any:
         ExportError: a layer's sequence has no fixed length, or it keeps or returns its state, or
             the model has a recurrent layer of another kind.
     """
-    kinds = {
-        keras.layers.GRU: partial(UnrolledGRU, on_int8_grid=on_int8_grid),
-        keras.layers.LSTM: partial(UnrolledLSTM, on_int8_grid=on_int8_grid),
-    }
-    return _replace(model, lambda layer: kinds[_kind(layer)](layer))
+    return _replace(model, partial(_unroll, on_int8_grid=on_int8_grid))
 
 
 def restore_recurrent_loop(model: Any) -> Any:
     """Returns the model with each GRU and LSTM layer as tf_keras's loop, or itself.
 
+    A layer in which tf2onnx would not find the operator is unrolled instead. Left as an ONNX
+    Loop, OpenVINO could not read it; and as an operator with other activations than the default
+    ones, onnx's reference evaluator would compute those all the same.
+
     Raises:
         ExportError: as `unroll_recurrent`.
     """
-    return _replace(model, Loop)
+    return _replace(model, lambda layer: (Loop if _has_operator(layer) else _unroll)(layer))
 
 
 class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
@@ -196,26 +196,24 @@ class Loop(keras.layers.Layer):  # type: ignore[misc]
     """A GRU or LSTM layer computed by tf_keras, whose loop tf2onnx knows as an ONNX operator.
 
     Args:
-        layer: the built layer to take weights and settings from.
+        layer: the built layer to take weights and settings from, with Keras's default activations
+            and, if it is a GRU, of `reset_after` form.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
         self.supports_masking = True
         _require_supported(layer)
-        is_gru = _kind(layer) is keras.layers.GRU
-        twin = (tf_keras.layers.GRU if is_gru else tf_keras.layers.LSTM)(
+        kind = "GRU" if _kind(layer) is keras.layers.GRU else "LSTM"
+        twin = getattr(tf_keras.layers, kind)(
             layer.units,
-            activation=_twin_activation(layer.activation),
-            recurrent_activation=_twin_activation(layer.recurrent_activation),
-            use_bias=layer.use_bias,
             return_sequences=layer.return_sequences,
             go_backwards=layer.go_backwards,
-            **({"reset_after": layer.reset_after} if is_gru else {}),
         )
-        weights = layer.get_weights()
-        twin.build((None, None, len(weights[0])))
-        twin.set_weights(weights)
+        kernel, recurrent, *bias = layer.get_weights()
+        twin.build((None, None, len(kernel)))
+        # tf2onnx knows the loop by its bias.
+        twin.set_weights([kernel, recurrent, *(bias or [np.zeros_like(twin.get_weights()[2])])])
         # In a list, Keras 3 does not try to track the layer of another Keras.
         self._twin, self._shape = [twin], layer.compute_output_shape
 
@@ -303,11 +301,15 @@ def _require_supported(layer: Any) -> None:
         )
 
 
-def _twin_activation(function: Any) -> Any:
-    # tf2onnx knows the loop by tf_keras's own functions; by some names, `hard_sigmoid` for one,
-    # tf_keras means another function than Keras 3.
-    alike = {"sigmoid", "tanh", "relu", "linear"}
-    return function.__name__ if function.__name__ in alike else function
+def _unroll(layer: Any, *, on_int8_grid: bool = False) -> Any:
+    unrolled = UnrolledGRU if _kind(layer) is keras.layers.GRU else UnrolledLSTM
+    return unrolled(layer, on_int8_grid=on_int8_grid)
+
+
+def _has_operator(layer: Any) -> bool:
+    activations = (layer.activation, layer.recurrent_activation)
+    default = (keras.activations.tanh, keras.activations.sigmoid)
+    return bool(getattr(layer, "reset_after", True)) and activations == default
 
 
 def _require_no_mask(name: str, mask: Any) -> None:

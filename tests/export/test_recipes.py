@@ -15,6 +15,7 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("float32", ".tflite"),
         ("int8", ".tflite"),
         ("float32", ".onnx"),
+        ("int8", ".onnx"),
         ("float16", ".mlpackage"),
         ("float16", ".tflite"),
         ("dynamic", ".tflite"),
@@ -60,6 +61,7 @@ def test_a_name_selects_it_for_every_engine() -> None:
     assert [recipe.name for recipe in select_recipes("int8, float16")] == [
         "int8",
         "float16",
+        "int8",
         "float16",
     ]
     assert select_recipes("all") == RECIPES
