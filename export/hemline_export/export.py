@@ -1,5 +1,6 @@
 """The export stage: a float Keras file in, a folder of artifacts with its manifest out."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,7 +15,12 @@ from numpy.typing import NDArray
 from hemline import golden
 from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for, stand_in
-from hemline.errors import DataError, EngineUnavailableError, ExportError, ManifestError
+from hemline.errors import (
+    DataError,
+    EngineUnavailableError,
+    ExportError,
+    ManifestError,
+)
 from hemline.facts import (
     CLASSIFICATION,
     EMBEDDED_SCHEMA,
@@ -34,8 +40,9 @@ from hemline_export.calibration import DEFAULT_COUNT, draw_calibration, preproce
 from hemline_export.freeze import freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
-from hemline_export.recipes import RECIPES, Recipe, Sources
+from hemline_export.recipes import Recipe, Sources, select_recipes
 from hemline_export.recurrent import restore_gru_loop, unroll_gru
+from hemline_export.tuning import TuningSamples, hold_out
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
 TRAINING = "training.json"
@@ -61,22 +68,29 @@ def export(
     calibration: str | None,
     out: Path,
     *,
-    recipes: Sequence[Recipe] = RECIPES,
+    recipes: Sequence[Recipe] | None = None,
     described: Described | None = None,
     calibration_count: int = DEFAULT_COUNT,
     calibration_seed: int = 0,
+    sparsity: float = 0.5,
+    clusters: int = 16,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes artifacts and their manifest. Nothing is written unless all of them succeed.
+
+    One exception: int8-qat is left out, if others are made, where the model cannot be trained on
+    integer grids; the manifest says why.
 
     Args:
         keras_file: a float Keras 3 file, `NAME.float.keras` or `NAME.keras`.
         calibration: training samples, as `hemline.samples.resolve_samples` takes them.
         out: the folder to write; the Keras file is copied there if it lies elsewhere.
-        recipes: what to make.
+        recipes: what to make; None: all that need no training.
         described: what to say of the model where training.json does not.
         calibration_count: how many samples to draw.
         calibration_seed: of the draw.
+        sparsity: the share of weights that the recipe int8-pruned sets to zero.
+        clusters: how many different weights the recipe int8-clustered leaves a kernel.
         progress: is told what is being made.
 
     Raises:
@@ -85,6 +99,8 @@ def export(
         ExportError: a converter refuses the model.
         OutputError: `out` cannot be written.
     """
+    if recipes is None:
+        recipes = select_recipes(None)
     with staging(out) as stage:
         progress(f"load {keras_file.name}")
         model = load_keras(keras_file)
@@ -94,7 +110,7 @@ def export(
             samples, count=calibration_count, seed=calibration_seed
         )
         facts = _model_facts(keras_file, model, known, described or Described(), drawn)
-        values = _calibration_values(facts, drawn)
+        values = _values(facts, drawn)
         _require_probabilities(keras_file, model, values)
         unrolled, looped = unroll_gru(model), restore_gru_loop(model)
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
@@ -104,6 +120,10 @@ def export(
             looped=frozen if looped is unrolled else freeze(looped, **names),
             labels=facts.labels,
             calibration=values,
+            model=model,
+            tuning=functools.cache(lambda: _tuning_samples(facts, samples, calibration)),
+            sparsity=sparsity,
+            clusters=clusters,
         )
         float_file = stage / f"{facts.model}.float.keras"
         shutil.copyfile(keras_file, float_file)
@@ -113,13 +133,19 @@ def export(
             size_bytes=size_bytes(float_file),
             parameters=int(model.count_params()),
         )
-        artifacts = []
+        artifacts: list[Artifact] = []
+        omitted: dict[str, str] = {}
         for recipe in recipes:
             path = stage / f"{facts.model}.{recipe.name}{recipe.suffix}"
             progress(f"export {path.name}")
-            artifacts.append(
-                _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
-            )
+            try:
+                artifacts.append(
+                    _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
+                )
+            except ExportError as error:
+                if not recipe.trains or recipe.by_name_only or len(recipes) == 1:
+                    raise
+                omitted[recipe.name] = str(error)
         progress(f"run the golden inputs for {golden.FILE_NAME}")
         golden_file = stage / golden.FILE_NAME
         write_document(
@@ -132,6 +158,7 @@ def export(
                 drawn.sample_sha256() if any(r.calibrated for r in recipes) else ()
             ),
             artifacts=tuple(artifacts),
+            omitted=omitted,
             golden_sha256=sha256(golden_file),
         )
         for path in sorted(stage.iterdir()):
@@ -248,7 +275,24 @@ def _value_range(samples: Samples, preprocessing: Preprocessing | None) -> tuple
     return float(values.min()), float(values.max())
 
 
-def _calibration_values(facts: ModelFacts, drawn: Samples) -> NDArray[np.float32]:
+def _tuning_samples(facts: ModelFacts, samples: Samples, calibration: str | None) -> TuningSamples:
+    train, validation, source = hold_out(samples, calibration, facts.dataset)
+    for part in (train, validation):
+        if part.labels.min() < 0 or part.labels.max() >= len(facts.labels):
+            raise DataError(
+                f"{part.source}: labels run from {part.labels.min()} to {part.labels.max()}, "
+                f"expected 0 to {len(facts.labels) - 1}"
+            )
+    return TuningSamples(
+        values=_values(facts, train),
+        labels=train.labels,
+        validation_values=_values(facts, validation),
+        validation_labels=validation.labels,
+        validation_source=source,
+    )
+
+
+def _values(facts: ModelFacts, drawn: Samples) -> NDArray[np.float32]:
     values = preprocess(drawn, facts.input.preprocessing)
     if values.ndim == len(facts.input.shape) and facts.input.shape[-1] == 1:
         values = values[..., np.newaxis]

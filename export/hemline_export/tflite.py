@@ -48,14 +48,19 @@ def int8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32]) ->
     Raises:
         ExportError: the converter refuses the model, or leaves a tensor that is no integer.
     """
-    content = _convert(frozen, calibration)
-    floats = _float_tensors(content)
-    if floats:
-        raise ExportError(
-            f"int8: {len(floats)} tensors are not integers, the first is {floats[0]}; "
-            "the float32 recipe can take this model"
-        )
-    return content
+    return _require_integers(_convert(frozen, calibration))
+
+
+def int8_tflite_from_quantized(frozen: Frozen) -> bytes:
+    """Converts to full-integer int8 what training has laid on integer grids.
+
+    Args:
+        frozen: a model with fake quantization at every tensor.
+
+    Raises:
+        ExportError: the converter refuses the model, or leaves a tensor that is no integer.
+    """
+    return _require_integers(_convert(frozen, None, quantized=True))
 
 
 def embed_facts(content: bytes, facts: bytes) -> bytes:
@@ -105,7 +110,9 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
-def _convert(frozen: Frozen, calibration: NDArray[np.float32] | None) -> bytes:
+def _convert(
+    frozen: Frozen, calibration: NDArray[np.float32] | None, *, quantized: bool = False
+) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             frozen.save(Path(folder))
@@ -116,13 +123,16 @@ def _convert(frozen: Frozen, calibration: NDArray[np.float32] | None) -> bytes:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
             converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
+        if quantized:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
         try:
             with quiet():
                 content: bytes = converter.convert()
         # The converter raises its own ConverterError, and ValueError from the calibrator.
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            kind = "float32" if calibration is None else "int8"
+            kind = "float32" if calibration is None and not quantized else "int8"
             raise ExportError(
                 f"TFLite {kind}: the converter refuses the model: {reason}"
             ) from error
@@ -132,6 +142,16 @@ def _convert(frozen: Frozen, calibration: NDArray[np.float32] | None) -> bytes:
 def _feeds(name: str, samples: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
     for sample in samples:
         yield {name: sample[np.newaxis]}
+
+
+def _require_integers(content: bytes) -> bytes:
+    floats = _float_tensors(content)
+    if floats:
+        raise ExportError(
+            f"int8: {len(floats)} tensors are not integers, the first is {floats[0]}; "
+            "the float32 recipe can take this model"
+        )
+    return content
 
 
 def _float_tensors(content: bytes) -> list[str]:
