@@ -1,5 +1,8 @@
 """Keras on TensorFlow, and the converters, imported without their chatter."""
 
+import warnings
+from typing import Any
+
 from hemline.quiet import quiet
 
 # TensorFlow logs while it loads, and coremltools reports each of Apple's libraries as missing.
@@ -18,7 +21,20 @@ __all__ = [
     "convert_variables_to_constants_v2",
     "coremltools",
     "keras",
+    "load_tfmot",
     "tensorflow",
     "tf2onnx",
     "tf_keras",
 ]
+
+
+def load_tfmot() -> Any:
+    """Imports tensorflow-model-optimization, which only training needs.
+
+    It turns `tf.keras` into tf_keras, which nothing here uses by that name.
+    """
+    with quiet(), warnings.catch_warnings():
+        # It compares versions by means of distutils.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import tensorflow_model_optimization as tfmot
+    return tfmot

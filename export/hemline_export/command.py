@@ -8,6 +8,7 @@ from hemline.cli import Commands, end_progress, positive, show_progress
 from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
+from hemline.manifest import Artifact
 from hemline.report import format_table
 
 
@@ -35,6 +36,20 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the Keras file's folder")
     parser.add_argument("--calibration-count", type=int, default=500, metavar="N")
     parser.add_argument("--calibration-seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="int8-pruned: the share of weights set to zero (default 0.5)",
+    )
+    parser.add_argument(
+        "--clusters",
+        type=int,
+        default=16,
+        metavar="N",
+        help="int8-clustered: how many different weights a kernel may have (default 16)",
+    )
     described = parser.add_argument_group(
         "a model that no training.json describes", "what only its author knows"
     )
@@ -143,12 +158,24 @@ def _run(options: argparse.Namespace) -> int:
         ),
         calibration_count=options.calibration_count,
         calibration_seed=options.calibration_seed,
+        sparsity=options.sparsity,
+        clusters=options.clusters,
         progress=show_progress,
     )
     end_progress()
     for artifact in manifest.artifacts:
-        print(f"{out / artifact.file}: {artifact.size_bytes:,} bytes")
+        print(f"{out / artifact.file}: {artifact.size_bytes:,} bytes{_compressed(artifact)}")
+    for recipe, reason in manifest.omitted.items():
+        print(f"{recipe}: not made: {reason}")
     return 0
+
+
+def _compressed(artifact: Artifact) -> str:
+    settings = artifact.facts.settings
+    if "compressed_bytes" not in settings:
+        return ""
+    own, plain = int(settings["compressed_bytes"]), int(settings["int8_compressed_bytes"])
+    return f", {own:,} compressed (int8: {plain:,})"
 
 
 def _read_labels(path: Path | None) -> tuple[str, ...] | None:

@@ -1,5 +1,6 @@
 """The export stage: a float Keras file in, a folder of artifacts with its manifest out."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from hemline.facts import (
     Task,
 )
 from hemline.files import replacing, sha256, size_bytes, staging
+from hemline.judgement import labels_of
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.model import Model, load
 from hemline.parity import FLOAT_PREDICTIONS
@@ -48,6 +50,7 @@ from hemline_export.keras_file import load_keras
 from hemline_export.recipes import TOLERANCES, Recipe, Sources, make_file, select_recipes
 from hemline_export.recurrent import restore_recurrent_loop, unroll_recurrent
 from hemline_export.reorder import pool_before_activation
+from hemline_export.tuning import TuningSamples, hold_out
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
 TRAINING = "training.json"
@@ -84,9 +87,14 @@ def export(
     described: Described | None = None,
     calibration_count: int = DEFAULT_COUNT,
     calibration_seed: int = 0,
+    sparsity: float = 0.5,
+    clusters: int = 16,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes artifacts and their manifest. Nothing is written unless all of them succeed.
+
+    One exception: int8-qat is left out, if others are made, where the model cannot be trained on
+    integer grids; the manifest says why.
 
     Args:
         keras_file: a float Keras 3 file, `NAME.float.keras` or `NAME.keras`.
@@ -96,6 +104,8 @@ def export(
         described: what to say of the model where training.json does not.
         calibration_count: how many samples to draw.
         calibration_seed: of the draw.
+        sparsity: the share of weights that the recipe int8-pruned sets to zero.
+        clusters: how many different weights the recipe int8-clustered leaves a kernel.
         progress: is told what is being made.
 
     Raises:
@@ -115,7 +125,7 @@ def export(
             samples, count=calibration_count, seed=calibration_seed
         )
         facts = _model_facts(keras_file, model, known, described or Described(), drawn)
-        values = _calibration_values(facts, drawn)
+        values = _values(facts, drawn)
         require_untested(drawn, facts)
         if facts.task == Task.CLASSIFICATION:
             _require_probabilities(keras_file, model, values)
@@ -135,6 +145,10 @@ def export(
             looped=trace(restore_recurrent_loop(model)) if has_recurrent else frozen,
             labels=facts.labels,
             calibration=values,
+            model=model,
+            tuning=functools.cache(lambda: _tuning_samples(facts, samples, calibration)),
+            sparsity=sparsity,
+            clusters=clusters,
         )
         float_file = stage / f"{facts.model}.float.keras"
         shutil.copyfile(keras_file, float_file)
@@ -144,13 +158,19 @@ def export(
             size_bytes=size_bytes(float_file),
             parameters=int(model.count_params()),
         )
-        artifacts = []
+        artifacts: list[Artifact] = []
+        omitted: dict[str, str] = {}
         for recipe in recipes:
             path = stage / f"{facts.model}.{recipe.name}{recipe.suffix}"
             progress(f"export {path.name}")
-            artifacts.append(
-                _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
-            )
+            try:
+                artifacts.append(
+                    _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
+                )
+            except ExportError as error:
+                if not recipe.trains or recipe.by_name_only or len(recipes) == 1:
+                    raise
+                omitted[recipe.name] = str(error)
         progress(f"run the golden inputs for {golden.FILE_NAME}")
         golden_file = stage / golden.FILE_NAME
         write_document(
@@ -163,6 +183,7 @@ def export(
                 drawn.sample_sha256() if any(r.calibrated for r in recipes) else ()
             ),
             artifacts=tuple(artifacts),
+            omitted=omitted,
             golden_sha256=sha256(golden_file),
         )
         for path in sorted(stage.iterdir()):
@@ -297,7 +318,23 @@ def _value_range(samples: Samples, preprocessing: Preprocessing | None) -> tuple
     return float(values.min()), float(values.max())
 
 
-def _calibration_values(facts: ModelFacts, drawn: Samples) -> NDArray[np.float32]:
+def _tuning_samples(facts: ModelFacts, samples: Samples, calibration: str | None) -> TuningSamples:
+    if facts.task != Task.CLASSIFICATION:
+        raise ExportError(
+            f"training on is for classifiers, and {facts.model} is for the task {facts.task}: "
+            "leave out int8-qat, int8-pruned and int8-clustered"
+        )
+    train, validation, source = hold_out(samples, calibration, facts.dataset)
+    return TuningSamples(
+        values=_values(facts, train),
+        labels=labels_of(facts, train),
+        validation_values=_values(facts, validation),
+        validation_labels=labels_of(facts, validation),
+        validation_source=source,
+    )
+
+
+def _values(facts: ModelFacts, drawn: Samples) -> NDArray[np.float32]:
     values = preprocess(drawn, facts.input.preprocessing)
     if values.ndim == len(facts.input.shape) and facts.input.shape[-1] == 1:
         values = values[..., np.newaxis]

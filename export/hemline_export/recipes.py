@@ -1,9 +1,11 @@
 """The recipes: every way in which Hemline makes an artifact, each one entry and one function."""
 
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,8 @@ from hemline.errors import ExportError
 from hemline.facts import IntegerPromise, Task
 from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, onnx_quantize, tflite
-from hemline_export.freeze import Frozen
+from hemline_export.freeze import Frozen, freeze
+from hemline_export.tuning import TuningSamples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,10 @@ class Sources:
         looped: the frozen model, recurrent layers as loops that tf2onnx knows.
         labels: the class names; none for a task other than classification.
         calibration: float32 (n, *shape), preprocessed.
+        model: the Keras model.
+        tuning: returns what to fine-tune on.
+        sparsity: the share of weights that pruning sets to zero.
+        clusters: how many different weights clustering leaves a kernel.
     """
 
     unrolled: Frozen
@@ -32,6 +39,10 @@ class Sources:
     looped: Frozen
     labels: tuple[str, ...]
     calibration: NDArray[np.float32]
+    model: Any
+    tuning: Callable[[], TuningSamples]
+    sparsity: float
+    clusters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,16 @@ TOLERANCES = {
     "int8": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
+    # Trained for the same grids.
+    "int8-qat": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
+    ),
+    "int8-pruned": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
+    ),
+    "int8-clustered": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
+    ),
     # The weights alone are on 8 bits, or activations on 16 as well: of int8's noise its weights'.
     "dynamic": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=20.0, least_cosine=0.995
@@ -116,7 +137,8 @@ class Recipe:
         write: makes the file, without facts inside, and returns what else than the recipe's name
             decided the result.
         embed: puts a facts document into the file.
-        trains: it trains the model on, which takes minutes: made only if it is asked for.
+        trains: it fine-tunes the model, which takes minutes and labelled training samples.
+        by_name_only: it depends on a choice that only the user can make, so `all` leaves it out.
     """
 
     name: str
@@ -129,6 +151,7 @@ class Recipe:
     embed: Callable[[Path, bytes], None]
     integers: IntegerPromise | None = None
     trains: bool = False
+    by_name_only: bool = False
 
 
 def select_recipes(names: str | None = None) -> tuple[Recipe, ...]:
@@ -142,7 +165,7 @@ def select_recipes(names: str | None = None) -> tuple[Recipe, ...]:
     if names is None:
         return tuple(recipe for recipe in RECIPES if not recipe.trains)
     if names == "all":
-        return RECIPES
+        return tuple(recipe for recipe in RECIPES if not recipe.by_name_only)
     wanted = {name.strip() for name in names.split(",")}
     known = {recipe.name for recipe in RECIPES}
     if wanted - known:
@@ -215,6 +238,52 @@ def _write_int16x8_tflite(sources: Sources, path: Path) -> dict[str, str]:
     return {}
 
 
+def _write_int8_qat(sources: Sources, path: Path) -> dict[str, str]:
+    # What trains is imported only then: tfmot changes what `tf.keras` is.
+    from hemline_export.qat import train_quantized
+
+    quantized, settings = train_quantized(sources.model, sources.calibration, sources.tuning())
+    write_bytes(path, tflite.int8_tflite_from_quantized(_freeze(sources, quantized)))
+    return settings
+
+
+def _write_int8_pruned(sources: Sources, path: Path) -> dict[str, str]:
+    from hemline_export.compression import prune
+
+    model, settings = prune(sources.model, sources.tuning(), sources.sparsity)
+    return settings | _write_compressible(sources, model, path)
+
+
+def _write_int8_clustered(sources: Sources, path: Path) -> dict[str, str]:
+    from hemline_export.compression import cluster
+
+    model, settings = cluster(sources.model, sources.tuning(), sources.clusters)
+    return settings | _write_compressible(sources, model, path)
+
+
+def _write_compressible(sources: Sources, model: Any, path: Path) -> dict[str, str]:
+    plain, content = (
+        tflite.int8_tflite_from_frozen(frozen, sources.calibration)
+        for frozen in (sources.on_int8_grid, _freeze(sources, model))
+    )
+    write_bytes(path, content)
+    return {
+        "compressed_bytes": str(_compressed_bytes(content)),
+        "int8_compressed_bytes": str(_compressed_bytes(plain)),
+    }
+
+
+def _compressed_bytes(content: bytes) -> int:
+    # With the names that the finished file has, but without facts.
+    return len(zlib.compress(tflite.embed_facts(content, b""), 9))
+
+
+def _freeze(sources: Sources, model: Any) -> Frozen:
+    names = sources.unrolled
+    frozen = freeze(model, input_name=names.input_name, output_name=names.output_name)
+    return pool_before_activation(frozen)
+
+
 def _embed_tflite(path: Path, facts: bytes) -> None:
     write_bytes(path, tflite.embed_facts(path.read_bytes(), facts))
 
@@ -254,6 +323,8 @@ def _write_pal4_coreml(sources: Sources, path: Path) -> dict[str, str]:
     coreml.write_package(path, compressed)
     return settings
 
+
+_TRAINING = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization")
 
 RECIPES = (
     Recipe(
@@ -359,5 +430,43 @@ RECIPES = (
         packages=("tensorflow", "keras", "coremltools", "scikit-learn"),
         write=_write_pal4_coreml,
         embed=coreml.embed_facts,
+    ),
+    Recipe(
+        name="int8-qat",
+        meaning="as int8, after training on with the integer grids in place",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=True,
+        packages=_TRAINING,
+        write=_write_int8_qat,
+        embed=_embed_tflite,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
+        trains=True,
+    ),
+    Recipe(
+        name="int8-pruned",
+        meaning="as int8, after training with the smallest weights at zero: compresses well",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=True,
+        packages=_TRAINING,
+        write=_write_int8_pruned,
+        embed=_embed_tflite,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
+        trains=True,
+        by_name_only=True,
+    ),
+    Recipe(
+        name="int8-clustered",
+        meaning="as int8, after training with few different weights: compresses well",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=True,
+        packages=_TRAINING,
+        write=_write_int8_clustered,
+        embed=_embed_tflite,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
+        trains=True,
+        by_name_only=True,
     ),
 )

@@ -101,6 +101,23 @@ def int16x8_tflite_from_frozen(frozen: Frozen, calibration: NDArray[np.float32])
     return _convert_to_integers(frozen, "int16x8", calibration, operators, tf.int16)
 
 
+def int8_tflite_from_quantized(frozen: Frozen) -> bytes:
+    """Converts to full-integer int8 what training has laid on integer grids.
+
+    Args:
+        frozen: a model with fake quantization at every tensor.
+
+    Raises:
+        ExportError: as `int8_tflite_from_frozen`.
+    """
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+
+    return _require_integers(frozen, "int8", _convert(frozen, "int8", configure))
+
+
 def embed_facts(content: bytes, facts: bytes) -> bytes:
     """Returns a .tflite file with a facts document in its metadata, instead of one already there.
 
@@ -204,7 +221,10 @@ def _convert_to_integers(
         converter.inference_input_type = converter.inference_output_type = ends
         converter.representative_dataset = lambda: _feeds(frozen.input_name, calibration)
 
-    content = _convert(frozen, recipe, configure)
+    return _require_integers(frozen, recipe, _convert(frozen, recipe, configure))
+
+
+def _require_integers(frozen: Frozen, recipe: str, content: bytes) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     if any(t.type not in _INTEGER_TYPES for graph in model.subgraphs for t in graph.tensors):
         # A float operator stands between a DEQUANTIZE and a QUANTIZE.

@@ -118,7 +118,7 @@ class _ClassJudge(Judge):
 
     def __init__(self, facts: ModelFacts, samples: Samples, reference: Outputs) -> None:
         super().__init__(facts, samples, reference)
-        self._labels = _labels(facts, samples)
+        self._labels = labels_of(facts, samples)
         self._right = reference.argmax(axis=1) == self._labels
 
     def measure_float(self) -> Mapping[str, Any]:
@@ -288,12 +288,17 @@ def require_fit(facts: ModelFacts, samples: Samples) -> None:
         DataError: they do not, or it does not fit the model.
     """
     if facts.task == Task.CLASSIFICATION:
-        _labels(facts, samples)
+        labels_of(facts, samples)
     elif facts.task == Task.REGRESSION:
         _targets(facts, samples)
 
 
-def _labels(facts: ModelFacts, samples: Samples) -> NDArray[np.int64]:
+def labels_of(facts: ModelFacts, samples: Samples) -> NDArray[np.int64]:
+    """Returns a classifier's samples' classes, int64 (n,).
+
+    Raises:
+        DataError: they have none, or one that the model does not have.
+    """
     labels, classes = samples.labels, len(facts.labels)
     if labels is None:
         raise DataError(f"{samples.source} has no `labels`, which a test of a classifier needs")

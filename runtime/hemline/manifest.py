@@ -48,6 +48,7 @@ class Manifest:
         calibration_sample_sha256: the first 16 hex digits of the SHA-256 of each sample that
             calibration saw, so that a test on one of them is noticed.
         artifacts: the files.
+        omitted: for each recipe that was asked for and cannot take this model, the reason.
         golden_sha256: of the folder's golden.json; None if it has none.
     """
 
@@ -55,6 +56,7 @@ class Manifest:
     float_model: FloatModel
     calibration_sample_sha256: tuple[str, ...]
     artifacts: tuple[Artifact, ...]
+    omitted: dict[str, str]
     golden_sha256: str | None
 
     def __post_init__(self) -> None:

@@ -125,6 +125,96 @@ def test_every_recipe_has_a_tolerance() -> None:
     assert {recipe.name for recipe in RECIPES} <= TOLERANCES.keys()
 
 
+def test_a_recipe_that_trains_leaves_what_it_did_in_the_facts(
+    separable_keras: Path, garments: Path, tmp_path: Path
+) -> None:
+    manifest = export(
+        separable_keras,
+        str(garments / "train.npz"),
+        tmp_path,
+        recipes=select_recipes("int8-qat,int8-pruned,int8-clustered"),
+        described=Described(preprocessing=PIXELS),
+        calibration_count=100,
+        sparsity=0.6,
+        clusters=8,
+    )
+    qat, pruned, clustered = (artifact.facts for artifact in manifest.artifacts)
+    for facts in (qat, pruned, clustered):
+        assert facts.input.dtype == facts.output.dtype == "int8"
+        assert facts.settings["training_samples"] == "1800"
+        assert facts.settings["validation_source"] == "200 of 2000 samples, drawn with seed 0"
+        assert "tensorflow-model-optimization" in facts.toolchain
+        assert facts.calibration is not None
+    assert "Conv" in qat.settings["quantize_configs"]
+    assert (pruned.settings["sparsity"], clustered.settings["clusters"]) == ("0.6", "8")
+    for facts in (pruned, clustered):
+        plain = int(facts.settings["int8_compressed_bytes"])
+        assert 0 < int(facts.settings["compressed_bytes"]) < plain
+    assert manifest.omitted == {}
+
+
+def test_what_cannot_be_trained_is_left_out_beside_others(
+    save: Any, pixels: str, tmp_path: Path
+) -> None:
+    bent = save(
+        layers.Flatten(),
+        layers.Dense(4, activation="elu", name="bent"),
+        layers.Dense(3, activation="softmax"),
+    )
+    settings = {"described": Described(preprocessing=PIXELS), "calibration_count": 30}
+    both = select_recipes("float32,int8-qat")
+    manifest = export(bent, pixels, tmp_path / "both", recipes=both, **settings)
+    assert manifest == read_manifest(tmp_path / "both")
+    assert [artifact.facts.recipe for artifact in manifest.artifacts] == ["float32", "float32"]
+    assert manifest.omitted.keys() == {"int8-qat"}
+    assert "layer bent (Dense)" in manifest.omitted["int8-qat"]
+    with pytest.raises(ExportError, match=r"layer bent \(Dense\): tfmot has no grid"):
+        export(bent, pixels, tmp_path / "one", recipes=both[2:], **settings)
+    assert names(tmp_path / "one") == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "choice", "message"),
+    [
+        ("int8-pruned", {"sparsity": 1.5}, "a sparsity must lie between 0 and 1"),
+        ("int8-clustered", {"clusters": 1}, "2 clusters or more"),
+    ],
+)
+def test_a_wrong_choice_is_refused(
+    classifier: Path,
+    pixels: str,
+    tmp_path: Path,
+    recipe: str,
+    choice: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(
+            classifier,
+            pixels,
+            tmp_path / "out",
+            recipes=select_recipes(f"int8,{recipe}"),
+            described=Described(preprocessing=PIXELS),
+            calibration_count=30,
+            **choice,
+        )
+    assert names(tmp_path / "out") == []
+
+
+def test_a_label_that_the_model_lacks_is_refused(classifier: Path, tmp_path: Path) -> None:
+    images = np.zeros((30, 8, 8), np.uint8)
+    np.savez(tmp_path / "four.npz", images=images, labels=np.arange(30) % 4)
+    with pytest.raises(DataError, match=r"labels run from 0 to 3, expected 0 to 2"):
+        export(
+            classifier,
+            str(tmp_path / "four.npz"),
+            tmp_path / "out",
+            recipes=select_recipes("int8-pruned"),
+            described=Described(preprocessing=PIXELS),
+            calibration_count=30,
+        )
+
+
 def test_a_model_says_its_own_name_and_classes(
     classifier: Path, pixels: str, tmp_path: Path
 ) -> None:

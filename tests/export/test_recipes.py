@@ -22,6 +22,9 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("int16x8", ".tflite"),
         ("int8w", ".mlpackage"),
         ("pal4", ".mlpackage"),
+        ("int8-qat", ".tflite"),
+        ("int8-pruned", ".tflite"),
+        ("int8-clustered", ".tflite"),
     ]
 
 
@@ -35,6 +38,9 @@ def test_margins() -> None:
         "int16x8": 0.3,
         "int8w": 0.3,
         "pal4": 0.5,
+        "int8-qat": 0.3,
+        "int8-pruned": 0.3,
+        "int8-clustered": 0.3,
     }
 
 
@@ -64,7 +70,17 @@ def test_a_name_selects_it_for_every_engine() -> None:
         "int8",
         "float16",
     ]
-    assert select_recipes("all") == RECIPES
+    assert [recipe.name for recipe in select_recipes("int8-pruned")] == ["int8-pruned"]
+
+
+def test_all_is_what_needs_no_choice() -> None:
+    left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes("all")}
+    assert left_out == {"int8-pruned", "int8-clustered"}
+
+
+def test_nothing_trains_unless_asked_for() -> None:
+    left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes()}
+    assert left_out == {"int8-qat", "int8-pruned", "int8-clustered"}
 
 
 def test_by_default_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
             Artifact(file=file, sha256=digest, size_bytes=8, facts=artifact_facts)
             for file, digest in zip(files, digests, strict=True)
         ),
+        omitted={},
         golden_sha256=sha256(folder / "golden.json"),
     )
     write_manifest(folder, manifest)
