@@ -15,6 +15,7 @@ from hemline.facts import IntegerPromise, Task
 from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.freeze import Frozen, freeze
+from hemline_export.reorder import pool_before_activation
 from hemline_export.tuning import TuningSamples
 
 
