@@ -33,6 +33,7 @@ class Sources:
         tuning: returns what to fine-tune on.
         sparsity: the share of weights that pruning sets to zero.
         clusters: how many different weights clustering leaves a kernel.
+        kept_float: how many operators the recipe int8-selective leaves in floating point.
     """
 
     unrolled: Frozen
@@ -44,6 +45,7 @@ class Sources:
     tuning: Callable[[], TuningSamples]
     sparsity: float
     clusters: int
+    kept_float: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +97,11 @@ TOLERANCES = {
     "int8": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
-    # Trained for the same grids.
+    # The same grids, trained for or in most of the model.
     "int8-qat": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
+    ),
+    "int8-selective": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
     "int8-pruned": Tolerance(
@@ -246,6 +251,14 @@ def _write_int8_qat(sources: Sources, path: Path) -> dict[str, str]:
     quantized, settings = train_quantized(sources.model, sources.calibration, sources.tuning())
     write_bytes(path, tflite.int8_tflite_from_quantized(_freeze(sources, quantized)))
     return settings
+
+
+def _write_int8_selective(sources: Sources, path: Path) -> dict[str, str]:
+    content, kept = tflite.selective_tflite_from_frozen(
+        sources.on_int8_grid, sources.calibration, sources.kept_float
+    )
+    write_bytes(path, content)
+    return {"kept_float": ", ".join(kept)}
 
 
 def _write_int8_pruned(sources: Sources, path: Path) -> dict[str, str]:
@@ -443,6 +456,17 @@ RECIPES = (
         embed=_embed_tflite,
         integers=IntegerPromise(operators=1.0, macs=1.0),
         trains=True,
+    ),
+    Recipe(
+        name="int8-selective",
+        meaning="as int8, but the operators that it costs most stay in floating point",
+        engine="litert",
+        suffix=".tflite",
+        calibrated=True,
+        packages=("tensorflow", "keras"),
+        write=_write_int8_selective,
+        embed=_embed_tflite,
+        by_name_only=True,
     ),
     Recipe(
         name="int8-pruned",
