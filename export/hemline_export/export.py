@@ -36,7 +36,7 @@ from hemline_export.calibration import (
     preprocess,
     require_untested,
 )
-from hemline_export.freeze import Frozen, freeze
+from hemline_export.freeze import freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
 from hemline_export.recipes import Recipe, Sources, make_file, select_recipes
@@ -105,20 +105,14 @@ def export(
         values = _calibration_values(facts, drawn)
         require_untested(drawn, facts)
         _require_probabilities(keras_file, model, values)
-        unrolled = unroll_recurrent(model)
-        has_recurrent = unrolled is not model
+        unrolled, looped = unroll_recurrent(model), restore_recurrent_loop(model)
         names = {"input_name": facts.input.name, "output_name": facts.output_name}
-
-        def trace(rewritten: Any) -> Frozen:
-            return pool_before_activation(freeze(rewritten, **names))
-
-        frozen = trace(unrolled)
+        frozen = pool_before_activation(freeze(unrolled, **names))
         sources = Sources(
             unrolled=frozen,
-            on_int8_grid=(
-                trace(unroll_recurrent(model, on_int8_grid=True)) if has_recurrent else frozen
+            looped=(
+                frozen if looped is unrolled else pool_before_activation(freeze(looped, **names))
             ),
-            looped=trace(restore_recurrent_loop(model)) if has_recurrent else frozen,
             labels=facts.labels,
             calibration=values,
         )

@@ -20,14 +20,12 @@ class Sources:
 
     Attributes:
         unrolled: the frozen model, recurrent layers unrolled.
-        on_int8_grid: the same, their states held to one int8 grid.
         looped: the frozen model, recurrent layers as loops that tf2onnx knows.
         labels: the class names.
         calibration: float32 (n, *shape), preprocessed.
     """
 
     unrolled: Frozen
-    on_int8_grid: Frozen
     looped: Frozen
     labels: tuple[str, ...]
     calibration: NDArray[np.float32]
@@ -128,7 +126,7 @@ def _write_tflite(sources: Sources, path: Path) -> dict[str, str]:
 
 
 def _write_int8_tflite(sources: Sources, path: Path) -> dict[str, str]:
-    write_bytes(path, tflite.int8_tflite_from_frozen(sources.on_int8_grid, sources.calibration))
+    write_bytes(path, tflite.int8_tflite_from_frozen(sources.unrolled, sources.calibration))
     return {}
 
 
