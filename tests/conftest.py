@@ -9,7 +9,7 @@ import pytest
 
 from hemline.facts import Preprocessing
 from hemline_export.export import Described, export
-from hemline_export.recipes import RECIPES
+from hemline_export.recipes import RECIPES, Choices
 from hemline_train.backend import keras
 from hemline_train.fashion_mnist import LABELS, DatasetUnavailableError, find_folder
 from hemline_train.garments import draw_garments
@@ -96,6 +96,6 @@ def exported(
         described=Described(
             labels=LABELS, preprocessing=Preprocessing(mean=0.0, std=255.0), floor_accuracy=0.5
         ),
-        calibration_count=100,
+        choices=Choices(calibration_count=100),
     )
     return out

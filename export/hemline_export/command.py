@@ -2,14 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hemline.cli import Commands, end_progress, positive, show_progress
+from hemline.cli import Commands, end_progress, points, positive, show_progress
 from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
 from hemline.manifest import Artifact
 from hemline.report import format_table
+
+if TYPE_CHECKING:
+    from hemline_export.ladder import Ladder
 
 
 def add_command(commands: Commands) -> None:
@@ -49,6 +52,27 @@ def add_command(commands: Commands) -> None:
         default=16,
         metavar="N",
         help="int8-clustered: how many different weights a kernel may have (default 16)",
+    )
+    parser.add_argument(
+        "--keep-float",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="int8-selective: how many operators stay in floating point (default 1)",
+    )
+    parser.add_argument(
+        "--target-drop",
+        type=points,
+        metavar="POINTS",
+        help="instead of --recipes: the first of int8, int8 with other calibration, int8-qat, "
+        "int8-selective, int16x8, dynamic and float16 that costs less accuracy than this on "
+        "validation samples; exit 1 with the best of them if none does",
+    )
+    parser.add_argument(
+        "--validation",
+        metavar="DATA",
+        help="what --target-drop judges on (default: the data set's validation split, or a tenth "
+        "held out of an .npz file)",
     )
     described = parser.add_argument_group(
         "a model that no training.json describes", "what only its author knows"
@@ -140,15 +164,12 @@ def _debug(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from hemline_export.export import Described, export
-    from hemline_export.recipes import select_recipes
+    from hemline_export.ladder import export_within
+    from hemline_export.recipes import Choices, select_recipes
 
     out = options.out or options.file.parent
-    manifest = export(
-        options.file,
-        options.calibration,
-        out,
-        recipes=select_recipes(options.recipes),
-        described=Described(
+    given: dict[str, Any] = {
+        "described": Described(
             task=options.task,
             labels=_read_labels(options.labels),
             preprocessing=_preprocessing(options.input_mean, options.input_std),
@@ -156,18 +177,68 @@ def _run(options: argparse.Namespace) -> int:
             floor_accuracy=options.floor,
             ceiling_loss=options.ceiling_loss,
         ),
-        calibration_count=options.calibration_count,
-        calibration_seed=options.calibration_seed,
-        sparsity=options.sparsity,
-        clusters=options.clusters,
-        progress=show_progress,
-    )
+        "choices": Choices(
+            calibration_count=options.calibration_count,
+            calibration_seed=options.calibration_seed,
+            sparsity=options.sparsity,
+            clusters=options.clusters,
+            kept_float=options.keep_float,
+        ),
+        "progress": show_progress,
+    }
+    ladder: Ladder | None = None
+    if options.target_drop is None:
+        manifest = export(
+            options.file,
+            options.calibration,
+            out,
+            recipes=select_recipes(options.recipes),
+            **given,
+        )
+    else:
+        if options.recipes is not None:
+            raise ExportError("--target-drop chooses the recipe itself: leave out --recipes")
+        manifest, ladder = export_within(
+            options.target_drop,
+            options.file,
+            options.calibration,
+            out,
+            validation=options.validation,
+            **given,
+        )
     end_progress()
+    if ladder is not None:
+        print(_describe_ladder(ladder))
     for artifact in manifest.artifacts:
         print(f"{out / artifact.file}: {artifact.size_bytes:,} bytes{_compressed(artifact)}")
     for recipe, reason in manifest.omitted.items():
         print(f"{recipe}: not made: {reason}")
-    return 0
+    return int(ladder is not None and not ladder.clears)
+
+
+def _describe_ladder(ladder: "Ladder") -> str:
+    rows = [
+        (
+            rung.name,
+            "" if rung.size_bytes is None else f"{rung.size_bytes:,}",
+            "" if rung.paired is None else f"{rung.paired.delta_pt:+.2f}",
+            "" if rung.paired is None else f"{rung.paired.one_sided_low_pt:+.3f}",
+            "yes" if rung.clears else "no",
+        )
+        for rung in ladder.rungs
+    ]
+    header = ("rung", "bytes", "delta pt", "one-sided 95 %", f"within {ladder.target_drop_pt:g}")
+    refusals = [f"{rung.name}: {rung.reason}" for rung in ladder.rungs if rung.paired is None]
+    outcome = "" if ladder.clears else ": none stays within the target, this is the best"
+    return "\n".join(
+        [
+            f"on {ladder.count:,} validation samples ({ladder.validation}), float accuracy "
+            f"{ladder.float_accuracy:.4f}",
+            format_table(header, rows),
+            *refusals,
+            f"chosen: {ladder.chosen}{outcome}",
+        ]
+    )
 
 
 def _compressed(artifact: Artifact) -> str:

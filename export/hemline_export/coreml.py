@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ _THRESHOLD = 2048
 _CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
 
 
+@lru_cache(maxsize=1)
 def coreml_from_frozen(frozen: Frozen, labels: tuple[str, ...]) -> Any:
     """Converts to a float16 ML program for macOS 13 and later.
 
-    Float16 throughout, input included, since the Neural Engine takes nothing else.
+    Float16 throughout, input included, since the Neural Engine takes nothing else. The last result
+    is kept, for several recipes start from it.
 
     Args:
         frozen: the float model.

@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,21 +39,29 @@ from hemline.model import Model, load
 from hemline.parity import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
 from hemline_export.calibration import (
-    DEFAULT_COUNT,
     draw_calibration,
     preprocess,
     require_untested,
 )
-from hemline_export.freeze import Frozen, freeze
+from hemline_export.freeze import freeze
 from hemline_export.keras_engine import KerasEngine
 from hemline_export.keras_file import load_keras
-from hemline_export.recipes import TOLERANCES, Recipe, Sources, make_file, select_recipes
+from hemline_export.recipes import (
+    TOLERANCES,
+    Choices,
+    Recipe,
+    Sources,
+    make_file,
+    select_recipes,
+)
 from hemline_export.recurrent import restore_recurrent_loop, unroll_recurrent
 from hemline_export.reorder import pool_before_activation
 from hemline_export.tuning import TuningSamples, hold_out
 
 # Written by `hemline train` beside the Keras file: its `facts` say what only training knows.
 TRAINING = "training.json"
+# Written by `hemline_export.ladder`: how an artifact was chosen.
+LADDER = "ladder.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,39 @@ class Described:
     ceiling_loss: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A model that is ready for its recipes.
+
+    Attributes:
+        keras_file: where it lies.
+        facts: what is known of it.
+        parameters: how many it has.
+        samples: the training samples.
+        drawn: those of them that calibration sees.
+        calibration: which those are.
+        sources: what recipes work from.
+    """
+
+    keras_file: Path
+    facts: ModelFacts
+    parameters: int
+    samples: Samples
+    drawn: Samples
+    calibration: CalibrationFacts
+    sources: Sources
+
+    def recalibrate(self, *, count: int, seed: int) -> "Prepared":
+        """Returns it with another draw of calibration samples.
+
+        Raises:
+            DataError: as `draw_calibration`.
+        """
+        drawn, calibration = draw_calibration(self.samples, count=count, seed=seed)
+        sources = replace(self.sources, calibration=_values(self.facts, drawn))
+        return replace(self, drawn=drawn, calibration=calibration, sources=sources)
+
+
 def export(
     keras_file: Path,
     calibration: str | None,
@@ -85,10 +126,7 @@ def export(
     *,
     recipes: Sequence[Recipe] | None = None,
     described: Described | None = None,
-    calibration_count: int = DEFAULT_COUNT,
-    calibration_seed: int = 0,
-    sparsity: float = 0.5,
-    clusters: int = 16,
+    choices: Choices | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes artifacts and their manifest. Nothing is written unless all of them succeed.
@@ -102,10 +140,7 @@ def export(
         out: the folder to write; the Keras file is copied there if it lies elsewhere.
         recipes: what to make; None for every recipe that needs no training.
         described: what to say of the model where training.json does not.
-        calibration_count: how many samples to draw.
-        calibration_seed: of the draw.
-        sparsity: the share of weights that the recipe int8-pruned sets to zero.
-        clusters: how many different weights the recipe int8-clustered leaves a kernel.
+        choices: what the recipes leave to choose.
         progress: is told what is being made.
 
     Raises:
@@ -118,111 +153,146 @@ def export(
     recipes = select_recipes() if recipes is None else recipes
     with staging(out) as stage:
         progress(f"load {keras_file.name}")
-        model = load_keras(keras_file)
-        known = _read_training_facts(keras_file.parent / TRAINING)
-        samples = resolve_samples(calibration, known.dataset if known else None, "train")
-        drawn, calibration_facts = draw_calibration(
-            samples, count=calibration_count, seed=calibration_seed
-        )
-        facts = _model_facts(keras_file, model, known, described or Described(), drawn)
-        values = _values(facts, drawn)
-        require_untested(drawn, facts)
-        if facts.task == Task.CLASSIFICATION:
-            _require_probabilities(keras_file, model, values)
-        unrolled = unroll_recurrent(model)
-        has_recurrent = unrolled is not model
-        names = {"input_name": facts.input.name, "output_name": facts.output_name}
-
-        def trace(rewritten: Any) -> Frozen:
-            return pool_before_activation(freeze(rewritten, **names))
-
-        frozen = trace(unrolled)
-        sources = Sources(
-            unrolled=frozen,
-            on_int8_grid=(
-                trace(unroll_recurrent(model, on_int8_grid=True)) if has_recurrent else frozen
-            ),
-            looped=trace(restore_recurrent_loop(model)) if has_recurrent else frozen,
-            labels=facts.labels,
-            calibration=values,
-            model=model,
-            tuning=functools.cache(lambda: _tuning_samples(facts, samples, calibration)),
-            sparsity=sparsity,
-            clusters=clusters,
-        )
-        float_file = stage / f"{facts.model}.float.keras"
-        shutil.copyfile(keras_file, float_file)
-        float_model = FloatModel(
-            file=float_file.name,
-            sha256=sha256(float_file),
-            size_bytes=size_bytes(float_file),
-            parameters=int(model.count_params()),
-        )
+        prepared = prepare(keras_file, calibration, described=described, choices=choices)
         artifacts: list[Artifact] = []
         omitted: dict[str, str] = {}
         for recipe in recipes:
-            path = stage / f"{facts.model}.{recipe.name}{recipe.suffix}"
-            progress(f"export {path.name}")
+            progress(f"export {recipe.name}{recipe.suffix}")
             try:
-                artifacts.append(
-                    _make(recipe, sources, path, facts, float_model.sha256, calibration_facts)
-                )
+                artifacts.append(make_artifact(prepared, recipe, stage))
             except ExportError as error:
                 if not recipe.trains or recipe.by_name_only or len(recipes) == 1:
                     raise
                 omitted[recipe.name] = str(error)
         progress(f"run the golden inputs for {golden.FILE_NAME}")
-        golden_file = stage / golden.FILE_NAME
-        write_document(
-            golden_file, golden.SCHEMA, _make_golden(stage, facts, float_model, artifacts)
-        )
-        manifest = Manifest(
-            model=facts,
-            float_model=float_model,
-            calibration_sample_sha256=(
-                drawn.sample_sha256() if any(r.calibrated for r in recipes) else ()
+        return publish(prepared, artifacts, stage, out, omitted=omitted)
+
+
+def prepare(
+    keras_file: Path,
+    calibration: str | None,
+    *,
+    described: Described | None = None,
+    choices: Choices | None = None,
+) -> Prepared:
+    """Opens a Keras file and freezes it, and draws the calibration samples.
+
+    Args and errors are those of `export`.
+    """
+    choices = choices or Choices()
+    model = load_keras(keras_file)
+    known = _read_training_facts(keras_file.parent / TRAINING)
+    samples = resolve_samples(calibration, known.dataset if known else None, "train")
+    drawn, calibration_facts = draw_calibration(
+        samples, count=choices.calibration_count, seed=choices.calibration_seed
+    )
+    facts = _model_facts(keras_file, model, known, described or Described(), drawn)
+    values = _values(facts, drawn)
+    require_untested(drawn, facts)
+    if facts.task == Task.CLASSIFICATION:
+        _require_probabilities(keras_file, model, values)
+    unrolled, looped = unroll_recurrent(model), restore_recurrent_loop(model)
+    names = {"input_name": facts.input.name, "output_name": facts.output_name}
+    frozen = pool_before_activation(freeze(unrolled, **names))
+    return Prepared(
+        keras_file=keras_file,
+        facts=facts,
+        parameters=int(model.count_params()),
+        samples=samples,
+        drawn=drawn,
+        calibration=calibration_facts,
+        sources=Sources(
+            unrolled=frozen,
+            looped=(
+                frozen if looped is unrolled else pool_before_activation(freeze(looped, **names))
             ),
-            artifacts=tuple(artifacts),
-            omitted=omitted,
-            golden_sha256=sha256(golden_file),
-        )
-        for path in sorted(stage.iterdir()):
-            if path.name == float_model.file and _is_same_file(out / path.name, keras_file):
-                continue
-            with replacing(out / path.name) as temporary:
-                path.rename(temporary)
-        # Those of the model that was here before.
-        (out / FLOAT_PREDICTIONS).unlink(missing_ok=True)
-        write_manifest(out, manifest)
-    return manifest
+            labels=facts.labels,
+            calibration=values,
+            model=model,
+            tuning=functools.cache(lambda: _tuning_samples(facts, samples, calibration)),
+            choices=choices,
+        ),
+    )
 
 
-def _make(
-    recipe: Recipe,
-    sources: Sources,
-    path: Path,
-    model: ModelFacts,
-    parent_sha256: str,
-    calibration: CalibrationFacts,
-) -> Artifact:
-    settings = make_file(recipe, sources, path)
+def make_artifact(prepared: Prepared, recipe: Recipe, folder: Path) -> Artifact:
+    """Makes one recipe's file in a folder, with its facts inside.
+
+    Raises:
+        ExportError: a converter refuses the model.
+    """
+    path = folder / f"{prepared.facts.model}.{recipe.name}{recipe.suffix}"
+    settings = make_file(recipe, prepared.sources, path)
     structure = engine_for(path).structure(path)
     # Weights stored as integers take no ranges, and promise nothing of the arithmetic.
     stored_only = settings.get("ranges") == "none"
     facts = ArtifactFacts(
         recipe=recipe.name,
         engine=recipe.engine,
-        parent_sha256=parent_sha256,
+        parent_sha256=sha256(prepared.keras_file),
         input=structure.input,
         output=structure.output,
-        **TOLERANCES[recipe.name].for_task(model.task),
+        **TOLERANCES[recipe.name].for_task(prepared.facts.task),
         integers=None if stored_only else recipe.integers,
-        calibration=calibration if recipe.calibrated and not stored_only else None,
+        calibration=prepared.calibration if recipe.calibrated and not stored_only else None,
         settings=settings,
         toolchain={package: version(package) for package in ("hemline", *recipe.packages)},
     )
-    recipe.embed(path, encode(EMBEDDED_SCHEMA, EmbeddedFacts(model=model, artifact=facts)))
+    embedded = EmbeddedFacts(model=prepared.facts, artifact=facts)
+    recipe.embed(path, encode(EMBEDDED_SCHEMA, embedded))
     return Artifact(file=path.name, sha256=sha256(path), size_bytes=size_bytes(path), facts=facts)
+
+
+def publish(
+    prepared: Prepared,
+    artifacts: Sequence[Artifact],
+    stage: Path,
+    out: Path,
+    *,
+    omitted: Mapping[str, str],
+) -> Manifest:
+    """Moves artifacts from where they were made to their folder, with golden.json and manifest.
+
+    Args:
+        prepared: their model.
+        artifacts: the files, which lie in `stage`.
+        stage: a folder beside `out`.
+        out: the folder to write.
+        omitted: for each recipe that was asked for and not made, the reason.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    keras_file, facts = prepared.keras_file, prepared.facts
+    float_file = stage / f"{facts.model}.float.keras"
+    shutil.copyfile(keras_file, float_file)
+    float_model = FloatModel(
+        file=float_file.name,
+        sha256=sha256(float_file),
+        size_bytes=size_bytes(float_file),
+        parameters=prepared.parameters,
+    )
+    golden_file = stage / golden.FILE_NAME
+    write_document(golden_file, golden.SCHEMA, _make_golden(stage, facts, float_model, artifacts))
+    was_calibrated = any(artifact.facts.calibration for artifact in artifacts)
+    manifest = Manifest(
+        model=facts,
+        float_model=float_model,
+        calibration_sample_sha256=prepared.drawn.sample_sha256() if was_calibrated else (),
+        artifacts=tuple(artifacts),
+        omitted=dict(omitted),
+        golden_sha256=sha256(golden_file),
+    )
+    # Those of the model that was here before.
+    for stale in (FLOAT_PREDICTIONS, LADDER):
+        (out / stale).unlink(missing_ok=True)
+    for path in sorted(stage.iterdir()):
+        if path.name == float_model.file and _is_same_file(out / path.name, keras_file):
+            continue
+        with replacing(out / path.name) as temporary:
+            path.rename(temporary)
+    write_manifest(out, manifest)
+    return manifest
 
 
 def _make_golden(

@@ -14,9 +14,29 @@ from hemline.errors import ExportError
 from hemline.facts import IntegerPromise, Task
 from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, onnx_quantize, tflite
+from hemline_export.calibration import DEFAULT_COUNT
 from hemline_export.freeze import Frozen, freeze
 from hemline_export.reorder import pool_before_activation
 from hemline_export.tuning import TuningSamples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What recipes leave to choose.
+
+    Attributes:
+        calibration_count: how many samples ranges are taken from.
+        calibration_seed: of their draw.
+        sparsity: the share of weights that int8-pruned sets to zero.
+        clusters: how many different weights int8-clustered leaves a kernel.
+        kept_float: how many operators int8-selective leaves in floating point.
+    """
+
+    calibration_count: int = DEFAULT_COUNT
+    calibration_seed: int = 0
+    sparsity: float = 0.5
+    clusters: int = 16
+    kept_float: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,27 +45,21 @@ class Sources:
 
     Attributes:
         unrolled: the frozen model, recurrent layers unrolled.
-        on_int8_grid: the same, their states held to one int8 grid.
         looped: the frozen model, recurrent layers as loops that tf2onnx knows.
         labels: the class names; none for a task other than classification.
         calibration: float32 (n, *shape), preprocessed.
         model: the Keras model.
         tuning: returns what to fine-tune on.
-        sparsity: the share of weights that pruning sets to zero.
-        clusters: how many different weights clustering leaves a kernel.
-        kept_float: how many operators the recipe int8-selective leaves in floating point.
+        choices: what the recipes leave to choose.
     """
 
     unrolled: Frozen
-    on_int8_grid: Frozen
     looped: Frozen
     labels: tuple[str, ...]
     calibration: NDArray[np.float32]
     model: Any
     tuning: Callable[[], TuningSamples]
-    sparsity: float
-    clusters: int
-    kept_float: int
+    choices: Choices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +183,7 @@ def select_recipes(names: str | None = None) -> tuple[Recipe, ...]:
         ExportError: a name is not known.
     """
     if names is None:
-        return tuple(recipe for recipe in RECIPES if not recipe.trains)
+        return tuple(r for r in RECIPES if not r.trains and not r.by_name_only)
     if names == "all":
         return tuple(recipe for recipe in RECIPES if not recipe.by_name_only)
     wanted = {name.strip() for name in names.split(",")}
@@ -194,7 +208,8 @@ def make_file(recipe: Recipe, sources: Sources, path: Path) -> dict[str, str]:
         able = [
             other.name
             for other in RECIPES
-            if other.engine == recipe.engine and other.name != recipe.name and not other.trains
+            if other.engine == recipe.engine and other.name != recipe.name
+            if not other.trains and not other.by_name_only
             if _can_make(other, sources)
         ]
         raise ExportError(
@@ -225,7 +240,7 @@ def _write_tflite(sources: Sources, path: Path) -> dict[str, str]:
 
 
 def _write_int8_tflite(sources: Sources, path: Path) -> dict[str, str]:
-    write_bytes(path, tflite.int8_tflite_from_frozen(sources.on_int8_grid, sources.calibration))
+    write_bytes(path, tflite.int8_tflite_from_frozen(sources.unrolled, sources.calibration))
     return {}
 
 
@@ -255,7 +270,7 @@ def _write_int8_qat(sources: Sources, path: Path) -> dict[str, str]:
 
 def _write_int8_selective(sources: Sources, path: Path) -> dict[str, str]:
     content, kept = tflite.selective_tflite_from_frozen(
-        sources.on_int8_grid, sources.calibration, sources.kept_float
+        sources.unrolled, sources.calibration, sources.choices.kept_float
     )
     write_bytes(path, content)
     return {"kept_float": ", ".join(kept)}
@@ -264,21 +279,21 @@ def _write_int8_selective(sources: Sources, path: Path) -> dict[str, str]:
 def _write_int8_pruned(sources: Sources, path: Path) -> dict[str, str]:
     from hemline_export.compression import prune
 
-    model, settings = prune(sources.model, sources.tuning(), sources.sparsity)
+    model, settings = prune(sources.model, sources.tuning(), sources.choices.sparsity)
     return settings | _write_compressible(sources, model, path)
 
 
 def _write_int8_clustered(sources: Sources, path: Path) -> dict[str, str]:
     from hemline_export.compression import cluster
 
-    model, settings = cluster(sources.model, sources.tuning(), sources.clusters)
+    model, settings = cluster(sources.model, sources.tuning(), sources.choices.clusters)
     return settings | _write_compressible(sources, model, path)
 
 
 def _write_compressible(sources: Sources, model: Any, path: Path) -> dict[str, str]:
     plain, content = (
         tflite.int8_tflite_from_frozen(frozen, sources.calibration)
-        for frozen in (sources.on_int8_grid, _freeze(sources, model))
+        for frozen in (sources.unrolled, _freeze(sources, model))
     )
     write_bytes(path, content)
     return {

@@ -6,7 +6,6 @@ the layer's arithmetic: the rewritten float model equals the Keras model to roun
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,14 @@ from hemline_export.backend import keras, tf_keras
 from hemline_export.backend import tensorflow as tf
 
 
-def unroll_recurrent(model: Any, *, on_int8_grid: bool = False) -> Any:
+def unroll_recurrent(model: Any) -> Any:
     """Returns the model with each GRU and LSTM layer unrolled, or itself if it has none.
-
-    Args:
-        model: a Keras model.
-        on_int8_grid: hold the state of every time step to TFLite's int8 grid for tanh, from −1
-            in steps of 1/128. A state has that range; converters measure another for each step,
-            and each then needs biases of its own. For an int8 export only.
 
     Raises:
         ExportError: a layer's sequence has no fixed length, or it keeps or returns its state, or
             the model has a recurrent layer of another kind.
     """
-    return _replace(model, partial(_unroll, on_int8_grid=on_int8_grid))
+    return _replace(model, _unroll)
 
 
 def restore_recurrent_loop(model: Any) -> Any:
@@ -53,10 +46,9 @@ class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         layer: the built layer to take weights and settings from.
-        on_int8_grid: as for `unroll_recurrent`.
     """
 
-    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name)
         self.supports_masking = True
         _require_supported(layer)
@@ -68,7 +60,6 @@ class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
             )
         self._units = layer.units
         self._return_sequences, self._backwards = layer.return_sequences, layer.go_backwards
-        self._on_int8_grid = on_int8_grid and self._activation is keras.activations.tanh
 
     def call(self, sequence: Any, mask: Any = None) -> Any:
         """Maps (batch, time, features) to (batch, units), or (batch, time, units)."""
@@ -78,13 +69,10 @@ class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
         steps = list(zip(*(tf.unstack(x, axis=1) for x in self._project(sequence)), strict=True))
         if self._backwards:
             steps.reverse()
-        nothing = tf.zeros_like(steps[0][-1][:, : self._units])
-        state, memory = nothing, nothing
+        state = memory = None
         states = []
-        for inputs in steps:
-            state, memory = self._step(inputs, state, memory)
-            if self._on_int8_grid:
-                state = tf.quantization.fake_quant_with_min_max_args(state, -1, 127 / 128)
+        for i, inputs in enumerate(steps):
+            state, memory = self._step(inputs, state, memory) if i else self._start(inputs)
             states.append(state)
         return tf.stack(states, axis=1) if self._return_sequences else state
 
@@ -97,8 +85,16 @@ class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
         """Returns the products of the whole sequence, each (batch, time, …)."""
         raise NotImplementedError
 
+    def _start(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Returns the state and memory after the first time step of `_project`, from nothing.
+
+        A gate on nothing is not computed: a result that nobody reads has no range, and TFLite's
+        converter then leaves what makes it in floating point.
+        """
+        raise NotImplementedError
+
     def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
-        """Returns the next state and memory, from one time step of `_project`."""
+        """Returns the state and memory after another time step."""
         raise NotImplementedError
 
 
@@ -119,8 +115,8 @@ class UnrolledGRU(_Unrolled):
     Equations: Cho et al., arXiv:1406.1078, and the `reset_after` form of cuDNN.
     """
 
-    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
-        super().__init__(layer, on_int8_grid=on_int8_grid)
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
         self._reset_after = layer.reset_after
         kernel, recurrent, *bias = [np.array(weight) for weight in layer.get_weights()]
         gates = 2 * layer.units
@@ -142,6 +138,15 @@ class UnrolledGRU(_Unrolled):
             sequence @ self._kernels[1] + self._candidate_bias,
         )
 
+    def _start(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+        gate_input, value = inputs
+        if not self._recurrent_bias.any():
+            admit = self._gate(gate_input[:, : self._units])
+            return admit * self._activation(value), None
+        admit, reset = tf.split(self._gate(gate_input), 2, axis=-1)
+        candidate = self._activation(value + reset * self._recurrent_bias)
+        return admit * candidate, None
+
     def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
         gate_input, value = inputs
         gates = self._gate(gate_input + state @ self._recurrent[0])
@@ -158,9 +163,9 @@ class UnrolledGRU(_Unrolled):
 class UnrolledLSTM(_Unrolled):
     """An LSTM layer as straight-line code.
 
-    The three gates share one product, one addition and one sigmoid. The candidate has its own,
-    for a sum that is split before its activations would need one int8 grid for all of them, and
-    for some calibration samples TFLite's converter leaves that split in floating point.
+    The three gates share one product, one addition and one sigmoid. The candidate has its own:
+    joined to theirs, the sum would need one int8 grid for all four, be split before the
+    activations, and take three sigmoids, which makes as many operations.
 
     The forget gate stays as it is, unlike the GRU's update gate. A cell has no fixed range, so
     that a step of its int8 grid outweighs what a gate that never reaches 1 leaks, and each further
@@ -170,13 +175,13 @@ class UnrolledLSTM(_Unrolled):
     Gers et al., Neural Computation 12(10), 2000.
     """
 
-    def __init__(self, layer: Any, *, on_int8_grid: bool = False) -> None:
-        super().__init__(layer, on_int8_grid=on_int8_grid)
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
         kernel, recurrent, *bias = [np.array(weight) for weight in layer.get_weights()]
         bias = bias or [np.zeros(4 * layer.units, np.float32)]
         # Keras's order is input, forget, candidate, output.
         admit, keep, candidate, give = np.split(np.arange(4 * layer.units), 4)
-        gates = np.concatenate([admit, keep, give])
+        gates = np.concatenate([admit, give, keep])
         self._kernels = kernel[:, gates], kernel[:, candidate]
         self._recurrent = recurrent[:, gates], recurrent[:, candidate]
         self._biases = bias[0][gates], bias[0][candidate]
@@ -184,9 +189,14 @@ class UnrolledLSTM(_Unrolled):
     def _project(self, sequence: Any) -> tuple[Any, ...]:
         return tuple(sequence @ k + b for k, b in zip(self._kernels, self._biases, strict=True))
 
+    def _start(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+        admit, give = tf.split(self._gate(inputs[0][:, : 2 * self._units]), 2, axis=-1)
+        memory = admit * self._activation(inputs[1])
+        return give * self._activation(memory), memory
+
     def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
         gates = self._gate(inputs[0] + state @ self._recurrent[0])
-        admit, keep, give = tf.split(gates, 3, axis=-1)
+        admit, give, keep = tf.split(gates, 3, axis=-1)
         candidate = self._activation(inputs[1] + state @ self._recurrent[1])
         memory = keep * memory + admit * candidate
         return give * self._activation(memory), memory
@@ -301,9 +311,8 @@ def _require_supported(layer: Any) -> None:
         )
 
 
-def _unroll(layer: Any, *, on_int8_grid: bool = False) -> Any:
-    unrolled = UnrolledGRU if _kind(layer) is keras.layers.GRU else UnrolledLSTM
-    return unrolled(layer, on_int8_grid=on_int8_grid)
+def _unroll(layer: Any) -> Any:
+    return (UnrolledGRU if _kind(layer) is keras.layers.GRU else UnrolledLSTM)(layer)
 
 
 def _has_operator(layer: Any) -> bool:

@@ -183,12 +183,9 @@ def embed_facts(content: bytes, facts: bytes) -> bytes:
     """Returns a .tflite file with a facts document in its metadata, instead of one already there.
 
     A tensor fused of several keeps the name of the first only: the converter strings them all
-    together, which in an unrolled GRU is a fifth of the file. Constants that are equal, their
-    grids included, become one.
+    together, which in an unrolled GRU is a fifth of the file.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for graph in model.subgraphs:
-        _share_constants(model, graph)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             tensor.name = tensor.name.split(b";")[0]
@@ -218,40 +215,6 @@ def _drop_empty_buffers(model: Any) -> None:
     for owner in (*(t for g in model.subgraphs for t in g.tensors), *(model.metadata or [])):
         owner.buffer = moved.get(owner.buffer, 0)
     model.buffers = [model.buffers[i] for i in kept]
-
-
-def _share_constants(model: Any, graph: Any) -> None:
-    """Points operators at the first of several equal constants, and drops tensors that none uses.
-
-    An unrolled layer has the same bias at each time step, with a scale and a zero point for each
-    channel, which take three times the room of the bias itself.
-    """
-    first: dict[Any, int] = {}
-    equal = {}
-    for i, tensor in enumerate(graph.tensors):
-        grid = tensor.quantization
-        if model.buffers[tensor.buffer].data is not None:
-            arrays = (tensor.shape, grid.scale, grid.zeroPoint) if grid else (tensor.shape,)
-            key = (
-                tensor.buffer,
-                tensor.type,
-                grid and grid.quantizedDimension,
-                *(None if array is None else array.tobytes() for array in arrays),
-            )
-            equal[i] = first.setdefault(key, i)
-    for operator in graph.operators:
-        operator.inputs = np.array([equal.get(i, i) for i in operator.inputs], np.int32)
-    kept = [i for i in range(len(graph.tensors)) if equal.get(i, i) == i]
-    moved = {old: new for new, old in enumerate(kept)} | {-1: -1}
-    graph.tensors = [graph.tensors[i] for i in kept]
-    for owner in (graph, *graph.operators):
-        owner.inputs, owner.outputs = (
-            np.array([moved[i] for i in indices], np.int32)
-            for indices in (owner.inputs, owner.outputs)
-        )
-    for signature in model.signatureDefs or []:
-        for end in (*signature.inputs, *signature.outputs):
-            end.tensorIndex = moved[end.tensorIndex]
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]

@@ -123,7 +123,7 @@ def _add_verify(commands: Commands) -> None:
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML there, for CI")
     parser.add_argument(
         "--margin",
-        type=_margin,
+        type=points,
         metavar="POINTS",
         help="how much accuracy any artifact may lose (default: as its manifest says)",
     )
@@ -476,14 +476,15 @@ def _report(options: argparse.Namespace) -> int:
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 
-def _margin(text: str) -> float:
+def points(text: str) -> float:
+    """Returns percentage points between 0 and 100, as argparse's `type`."""
     try:
-        points = float(text)
+        found = float(text)
     except ValueError:
-        points = math.nan
-    if not 0 < points < 100:
+        found = math.nan
+    if not 0 < found < 100:
         raise argparse.ArgumentTypeError(f"expected points between 0 and 100, got {text!r}")
-    return points
+    return found
 
 
 def _percent(text: str) -> float:

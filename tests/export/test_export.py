@@ -28,7 +28,7 @@ from hemline.parity import verify
 from hemline.samples import resolve_samples
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
-from hemline_export.recipes import RECIPES, select_recipes
+from hemline_export.recipes import RECIPES, Choices, select_recipes
 
 layers = keras.layers
 PIXELS = Preprocessing(mean=0.0, std=255.0)
@@ -134,9 +134,7 @@ def test_a_recipe_that_trains_leaves_what_it_did_in_the_facts(
         tmp_path,
         recipes=select_recipes("int8-qat,int8-pruned,int8-clustered"),
         described=Described(preprocessing=PIXELS),
-        calibration_count=100,
-        sparsity=0.6,
-        clusters=8,
+        choices=Choices(calibration_count=100, sparsity=0.6, clusters=8),
     )
     qat, pruned, clustered = (artifact.facts for artifact in manifest.artifacts)
     for facts in (qat, pruned, clustered):
@@ -195,7 +193,7 @@ def test_a_wrong_choice_is_refused(
             tmp_path / "out",
             recipes=select_recipes(f"int8,{recipe}"),
             described=Described(preprocessing=PIXELS),
-            calibration_count=30,
+            choices=Choices(calibration_count=30),
             **choice,
         )
     assert names(tmp_path / "out") == []
@@ -211,7 +209,7 @@ def test_a_label_that_the_model_lacks_is_refused(classifier: Path, tmp_path: Pat
             tmp_path / "out",
             recipes=select_recipes("int8-pruned"),
             described=Described(preprocessing=PIXELS),
-            calibration_count=30,
+            choices=Choices(calibration_count=30),
         )
 
 
@@ -394,7 +392,11 @@ def test_float_features_and_their_range(save: Any, tmp_path: Path) -> None:
     described = Described(task="regression", input_range=(-6.0, 6.0))
     out = tmp_path / "out"
     manifest = export(
-        mlp, str(tmp_path / "train.npz"), out, described=described, calibration_count=100
+        mlp,
+        str(tmp_path / "train.npz"),
+        out,
+        described=described,
+        choices=Choices(calibration_count=100),
     )
     assert (manifest.model.input.minimum, manifest.model.input.maximum) == (-6.0, 6.0)
     assert (manifest.model.output_name, manifest.model.output_shape) == ("values", (1,))
@@ -404,7 +406,13 @@ def test_float_features_and_their_range(save: Any, tmp_path: Path) -> None:
     assert [a.verdict for a in float32] == ["PASS", "PASS"]
     # Without it, the range is that of the samples seen, which others exceed.
     described = Described(task="regression")
-    export_int8(mlp, str(tmp_path / "train.npz"), out, described=described, calibration_count=100)
+    export_int8(
+        mlp,
+        str(tmp_path / "train.npz"),
+        out,
+        described=described,
+        choices=Choices(calibration_count=100),
+    )
     with pytest.raises(InputError, match="float32 images hold values from"):
         verify(out, str(tmp_path / "test.npz"))
 
@@ -450,7 +458,7 @@ def test_what_the_reference_evaluation_does_not_know_is_exported_without_golden_
         out,
         recipes=select_recipes("float16"),
         described=described,
-        calibration_count=30,
+        choices=Choices(calibration_count=30),
     )
     assert read_golden(out, manifest).artifacts == ()
     (result,) = selftest(out).artifacts

@@ -186,3 +186,15 @@ def test_fused_tensor_names_are_cut_to_the_first(small: Any) -> None:
     names = [t.name for t in schema.ModelT.InitFromPackedBuf(embedded, 0).subgraphs[0].tensors]
     assert all(names)
     assert not any(b";" in name for name in names)
+
+
+def test_tensors_without_content_share_the_empty_buffer(small: Any, calibration: Any) -> None:
+    content = int8_tflite_from_frozen(small[1], calibration)
+    before, after = (
+        schema.ModelT.InitFromPackedBuf(c, 0) for c in (content, embed_facts(content, b"facts"))
+    )
+    assert sum(buffer.data is None for buffer in before.buffers) > 4
+    assert [i for i, buffer in enumerate(after.buffers) if buffer.data is None] == [0]
+    for old, new in zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=True):
+        contents = before.buffers[old.buffer].data, after.buffers[new.buffer].data
+        np.testing.assert_array_equal(*contents)

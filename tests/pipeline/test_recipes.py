@@ -9,11 +9,14 @@ import pytest
 
 from hemline.attribution import ENGINE
 from hemline.cli import main
+from hemline.engines.litert import LiteRTEngine
 from hemline.facts import Preprocessing
 from hemline.golden import selftest
 from hemline.paired import Verdict
 from hemline.parity import ParityReport, verify
+from hemline_export.backend import keras
 from hemline_export.export import Described, export
+from hemline_export.recipes import select_recipes
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,38 @@ def test_weight_compression_is_called_that(
     assert main(["inspect", str(path), "--json"]) == 0
     settings = json.loads(capsys.readouterr().out)["facts"]["artifact"]["settings"]
     assert settings["compression"] == compression
+
+
+@pytest.mark.slow
+def test_an_lstm_keeps_its_accuracy(garments: Path, tmp_path: Path) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Reshape((28, 28)),
+            layers.LSTM(24),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    with np.load(garments / "train.npz") as data:
+        model.fit(data["images"] / np.float32(255), data["labels"], 64, 10, verbose=0)
+    model.save(tmp_path / "lstm.keras")
+    described = Described(preprocessing=Preprocessing(mean=0.0, std=255.0), floor_accuracy=0.7)
+    train, test = str(garments / "train.npz"), str(garments / "test.npz")
+    recipes = [r for r in select_recipes() if r.name in ("float32", "int8", "dynamic", "int8w")]
+    export(tmp_path / "lstm.keras", train, tmp_path, recipes=recipes, described=described)
+    report = verify(tmp_path, test)
+    assert report.float_model.verdict == Verdict.PASS
+    losses = {}
+    for artifact in report.artifacts:
+        assert artifact.paired is not None, artifact.reason
+        losses[artifact.file.removeprefix("lstm.")] = -artifact.paired.delta_pt
+    assert losses["float32.tflite"] == losses["float32.onnx"] == 0
+    # The cell of an LSTM has no fixed range, and int8 is too coarse for it: see docs/exporting.md.
+    assert losses["int8.tflite"] < 3
+    assert losses["dynamic.tflite"] < 0.3
+    assert losses["int8w.mlpackage"] < 0.3
+    operators = LiteRTEngine.structure(tmp_path / "lstm.int8.tflite").operators
+    assert sum(operators.values()) < 12.5 * 28

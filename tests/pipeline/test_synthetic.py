@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hemline.cli import main
+from hemline_export.recipes import select_recipes
 
 
 @pytest.mark.slow
@@ -44,10 +45,7 @@ def test_train_export_verify_bench_report(
     assert {path.name for path in out.iterdir()} == {
         "bench.json",
         f"{model}.float.keras",
-        f"{model}.float16.mlpackage",
-        f"{model}.float32.onnx",
-        f"{model}.float32.tflite",
-        f"{model}.int8.tflite",
+        *(f"{model}.{recipe.name}{recipe.suffix}" for recipe in select_recipes()),
         "float_predictions.npz",
         "golden.json",
         "manifest.json",

@@ -24,7 +24,7 @@ from hemline.parity import ArtifactParity, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.freeze import freeze
-from hemline_export.recipes import select_recipes
+from hemline_export.recipes import Choices, select_recipes
 from hemline_export.tflite import embed_facts, tflite_from_frozen
 from hemline_train.fashion_mnist import LABELS
 
@@ -207,7 +207,7 @@ def test_calibration_on_noise_fails(folder: Path, test_data: str, tmp_path: Path
         folder,
         recipes=select_recipes("float32,int8"),
         described=Described(labels=LABELS, preprocessing=Preprocessing(mean=0.0, std=255.0)),
-        calibration_count=100,
+        choices=Choices(calibration_count=100),
     )
     results = {a.recipe: a for a in verify(folder, test_data).artifacts if a.engine == "litert"}
     assert results["float32"].verdict == "PASS"

@@ -22,7 +22,7 @@ from hemline.manifest import read_manifest, write_manifest
 from hemline.parity import SCHEMA, ArtifactParity, ParityReport, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
-from hemline_export.recipes import RECIPES, Recipe, select_recipes
+from hemline_export.recipes import RECIPES, Choices, Recipe, select_recipes
 
 layers = keras.layers
 PIXELS = Preprocessing(mean=0.0, std=255.0)
@@ -127,7 +127,7 @@ def exported(task: str, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -
         str(blobs / "train.npz"),
         out,
         described=Described(task=task, preprocessing=PIXELS, ceiling_loss=CASES[task].loss),
-        calibration_count=100,
+        choices=Choices(calibration_count=100),
     )
     return out
 
@@ -235,7 +235,7 @@ def replace_artifacts(
         broken,
         recipes=recipes,
         described=Described(task=task, preprocessing=PIXELS),
-        calibration_count=100,
+        choices=Choices(calibration_count=100),
     )
     manifest = read_manifest(folder)
     artifacts = {artifact.file: artifact for artifact in manifest.artifacts}

@@ -1,0 +1,232 @@
+"""`hemline export --target-drop`: the first int8 file, or next to it, that keeps the accuracy.
+
+Each rung is a recipe, tried in order from the smallest and fastest file on. A rung clears if the
+one-sided 95 % interval of its accuracy, paired with the float model's on validation samples, lies
+above the target; the first that does is exported. The test samples are left for `hemline verify`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hemline.documents import write_document
+from hemline.errors import ExportError
+from hemline.facts import Task
+from hemline.files import staging
+from hemline.judgement import labels_of
+from hemline.manifest import Artifact, Manifest
+from hemline.model import Model, load
+from hemline.paired import PairedResult, Verdict, compare_paired
+from hemline.samples import Samples, resolve_samples
+from hemline_export.export import (
+    LADDER,
+    Described,
+    Prepared,
+    make_artifact,
+    prepare,
+    publish,
+)
+from hemline_export.keras_engine import KerasEngine
+from hemline_export.recipes import RECIPES, Choices, Recipe
+from hemline_export.tuning import hold_out
+
+SCHEMA = "hemline.ladder/1"
+
+# What "other calibration" is: more samples, drawn with another seed.
+_OTHER_CALIBRATION = 2000
+_KEPT_FLOAT = (1, 4, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """What one recipe came to on the validation samples.
+
+    Attributes:
+        name: what was tried.
+        recipe: the recipe.
+        size_bytes: of its file; None if it made none.
+        paired: its accuracy against the float model's; None likewise.
+        clears: whether it is the one, or would have been.
+        reason: why it does or does not.
+    """
+
+    name: str
+    recipe: str
+    size_bytes: int | None
+    paired: PairedResult | None
+    clears: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """How an artifact was chosen.
+
+    Attributes:
+        target_drop_pt: the accuracy that it might cost, in percentage points.
+        validation: where the validation samples come from.
+        count: how many there are.
+        float_accuracy: the float model's on them, in [0, 1].
+        rungs: what was tried, in order.
+        chosen: the rung whose file was exported: the first that clears, else the best.
+        clears: whether it does.
+    """
+
+    target_drop_pt: float
+    validation: str
+    count: int
+    float_accuracy: float
+    rungs: tuple[Rung, ...]
+    chosen: str
+    clears: bool
+
+
+def export_within(
+    target_drop_pt: float,
+    keras_file: Path,
+    calibration: str | None,
+    out: Path,
+    *,
+    validation: str | None = None,
+    described: Described | None = None,
+    choices: Choices | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Manifest, Ladder]:
+    """Exports the float32 file, and the first rung that costs less than the target.
+
+    Where none does, the best is exported: the one whose interval reaches lowest the least.
+    ladder.json in the folder records all that were tried.
+
+    Args:
+        target_drop_pt: the accuracy that a file may cost, in percentage points.
+        keras_file: as for `export`.
+        calibration: as for `export`.
+        out: as for `export`.
+        validation: samples to judge on; None for the data set's own validation split.
+        described: as for `export`.
+        choices: as for `export`.
+        progress: is told what is being tried.
+
+    Raises:
+        ExportError: the model is no classifier, or no rung makes a file.
+        HemlineError: as `export`; or there are no validation samples.
+    """
+    with staging(out) as stage:
+        progress(f"load {keras_file.name}")
+        prepared = prepare(keras_file, calibration, described=described, choices=choices)
+        if prepared.facts.task != Task.CLASSIFICATION:
+            raise ExportError(
+                f"a target drop of accuracy is for classifiers, and {prepared.facts.model} is for "
+                f"the task {prepared.facts.task}: choose recipes by --recipes"
+            )
+        prepared, samples, source = _split(prepared, calibration, validation)
+        judge = _Judge(prepared, samples, source)
+        rungs: list[Rung] = []
+        made: dict[str, tuple[Prepared, Artifact, Path]] = {}
+        for name, recipe, variant in _list_rungs(prepared):
+            progress(f"try {name}")
+            folder = stage / str(len(rungs))
+            folder.mkdir()
+            try:
+                artifact = make_artifact(variant, recipe, folder)
+            except ExportError as error:
+                rungs.append(_refused(name, recipe, str(error)))
+                continue
+            rungs.append(judge.judge(name, folder / artifact.file, artifact, target_drop_pt))
+            made[name] = variant, artifact, folder
+            if rungs[-1].clears:
+                break
+        if not made:
+            raise ExportError(f"no rung makes a file: {rungs[0].reason}")
+        best = max((rung for rung in rungs if rung.paired), key=_lower_end)
+        ladder = Ladder(
+            target_drop_pt=target_drop_pt,
+            validation=judge.source,
+            count=len(judge.samples),
+            float_accuracy=judge.float_accuracy,
+            rungs=tuple(rungs),
+            chosen=rungs[-1].name if rungs[-1].clears else best.name,
+            clears=rungs[-1].clears,
+        )
+        variant, artifact, folder = made[ladder.chosen]
+        final = stage / "final"
+        final.mkdir()
+        float32 = next(r for r in RECIPES if (r.name, r.engine) == ("float32", "litert"))
+        artifacts = [make_artifact(variant, float32, final), artifact]
+        (folder / artifact.file).rename(final / artifact.file)
+        write_document(final / LADDER, SCHEMA, ladder)
+        manifest = publish(variant, artifacts, final, out, omitted={})
+    return manifest, ladder
+
+
+def _list_rungs(prepared: Prepared) -> Iterator[tuple[str, Recipe, Prepared]]:
+    """Yields each rung's name, its recipe and the model as it is prepared for it."""
+    recipes = {recipe.name: recipe for recipe in RECIPES if recipe.engine == "litert"}
+    yield "int8", recipes["int8"], prepared
+    count = min(_OTHER_CALIBRATION, len(prepared.samples))
+    other = prepared.recalibrate(count=count, seed=prepared.calibration.seed + 1)
+    yield f"int8, {count} other calibration samples", recipes["int8"], other
+    yield "int8-qat", recipes["int8-qat"], prepared
+    for kept in _KEPT_FLOAT:
+        choices = replace(prepared.sources.choices, kept_float=kept)
+        variant = replace(prepared, sources=replace(prepared.sources, choices=choices))
+        yield f"int8-selective, {kept} in float", recipes["int8-selective"], variant
+    for name in ("int16x8", "dynamic", "float16"):
+        yield name, recipes[name], prepared
+
+
+def _split(
+    prepared: Prepared, calibration: str | None, validation: str | None
+) -> tuple[Prepared, Samples, str]:
+    """Returns the model, the samples to judge on, and in words where they come from."""
+    if validation is not None:
+        samples = resolve_samples(validation, prepared.facts.dataset, "validation")
+        return prepared, samples, samples.source
+    rest, samples, source = hold_out(prepared.samples, calibration, prepared.facts.dataset)
+    # What is held out of a file is not calibrated with either.
+    record = prepared.calibration
+    kept = replace(prepared, samples=rest).recalibrate(count=record.count, seed=record.seed)
+    return kept, samples, source
+
+
+class _Judge:
+    """The float model's answers on the validation samples, to hold a rung's against."""
+
+    def __init__(self, prepared: Prepared, samples: Samples, source: str) -> None:
+        self.samples, self.source = samples, source
+        self._labels = labels_of(prepared.facts, samples)
+        path = prepared.keras_file
+        reference = Model(path, KerasEngine(path, threads=1), prepared.facts)
+        self._right = reference.outputs(samples.images).argmax(axis=1) == self._labels
+        self.float_accuracy = float(self._right.mean())
+
+    def judge(self, name: str, path: Path, artifact: Artifact, target_drop_pt: float) -> Rung:
+        """Returns a rung's result."""
+        right = load(path).outputs(self.samples.images).argmax(axis=1) == self._labels
+        paired = compare_paired(
+            n=len(right),
+            b=int((self._right & ~right).sum()),
+            c=int((~self._right & right).sum()),
+            margin_pt=target_drop_pt,
+        )
+        low = f"with 95 % confidence delta is above {paired.one_sided_low_pt:+.3f} points"
+        return Rung(
+            name=name,
+            recipe=artifact.facts.recipe,
+            size_bytes=artifact.size_bytes,
+            paired=paired,
+            clears=paired.verdict == Verdict.PASS,
+            reason=low,
+        )
+
+
+def _refused(name: str, recipe: Recipe, reason: str) -> Rung:
+    return Rung(
+        name=name, recipe=recipe.name, size_bytes=None, paired=None, clears=False, reason=reason
+    )
+
+
+def _lower_end(rung: Rung) -> float:
+    return -np.inf if rung.paired is None else rung.paired.one_sided_low_pt
