@@ -49,7 +49,10 @@ def classifier(save: Any) -> Path:
 
 
 def export_int8(keras_file: Path, calibration: str, out: Path, **settings: Any) -> Any:
-    settings = {"described": Described(preprocessing=PIXELS), "calibration_count": 30} | settings
+    settings = {
+        "described": Described(preprocessing=PIXELS),
+        "choices": Choices(calibration_count=30),
+    } | settings
     return export(keras_file, calibration, out, recipes=select_recipes("int8"), **settings)
 
 
@@ -159,7 +162,10 @@ def test_what_cannot_be_trained_is_left_out_beside_others(
         layers.Dense(4, activation="elu", name="bent"),
         layers.Dense(3, activation="softmax"),
     )
-    settings = {"described": Described(preprocessing=PIXELS), "calibration_count": 30}
+    settings = {
+        "described": Described(preprocessing=PIXELS),
+        "choices": Choices(calibration_count=30),
+    }
     both = select_recipes("float32,int8-qat")
     manifest = export(bent, pixels, tmp_path / "both", recipes=both, **settings)
     assert manifest == read_manifest(tmp_path / "both")
