@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
 from hemline.audit import Audit, Island, audit
 from hemline.cli import main
-from hemline.engines import Arithmetic, Operation, engine_for
+from hemline.engines import Arithmetic, Operation, engine_for, tflite_operations
 from hemline.facts import IntegerPromise
 from hemline.inspection import inspect
 from hemline.parity import verify
@@ -157,3 +158,16 @@ def test_a_broken_promise_fails(
         "integers   6 of 6 operators, 53,472 of 53,472 multiply-accumulates; 0 conversions\n"
         in capsys.readouterr().out
     )
+
+
+def test_a_single_number_has_no_shape() -> None:
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [0, 1], [2]
+    tensors = []
+    for shape in (None, [1, 3], [1, 3]):
+        tensor = schema.TensorT()
+        tensor.shape, tensor.type, tensor.buffer = shape, schema.TensorType.FLOAT32, 0
+        tensor.name = b"t"
+        tensors.append(tensor)
+    found = tflite_operations._describe("MUL", operator, "0", tensors, [False])
+    assert (found.macs, found.arithmetic) == (0, Arithmetic.FLOAT)

@@ -55,13 +55,18 @@ def _describe(
         macs=_count_macs(
             kind,
             *(
-                [[int(size) for size in tensors[i].shape] for i in group if i >= 0]
+                [_shape(tensors[i]) for i in group if i >= 0]
                 for group in (operator.inputs, written)
             ),
         ),
         reads=tuple(map(name, read)),
         writes=tuple(map(name, written)),
     )
+
+
+def _shape(tensor: Any) -> list[int]:
+    # A single number has no shape in the file.
+    return [] if tensor.shape is None else [int(size) for size in tensor.shape]
 
 
 def _count_macs(kind: str, inputs: list[list[int]], outputs: list[list[int]]) -> int:
