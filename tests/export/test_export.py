@@ -62,6 +62,7 @@ def test_the_manifest_names_what_is_there(exported: Path) -> None:
         "separable.float32.tflite",
         "separable.int8.tflite",
         "separable.float32.onnx",
+        "separable.int8.onnx",
         "separable.float16.mlpackage",
     ]
     for file, digest in manifest.sha256_by_file().items():
@@ -134,6 +135,7 @@ def test_a_model_says_its_own_name_and_classes(
         "golden.json",
         "manifest.json",
         "tiny.float.keras",
+        "tiny.int8.onnx",
         "tiny.int8.tflite",
     ]
 

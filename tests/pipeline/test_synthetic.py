@@ -47,6 +47,7 @@ def test_train_export_verify_bench_report(
         f"{model}.float16.mlpackage",
         f"{model}.float32.onnx",
         f"{model}.float32.tflite",
+        f"{model}.int8.onnx",
         f"{model}.int8.tflite",
         "float_predictions.npz",
         "golden.json",
