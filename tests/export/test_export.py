@@ -62,7 +62,6 @@ def test_the_manifest_names_what_is_there(exported: Path) -> None:
         "separable.float32.tflite",
         "separable.int8.tflite",
         "separable.float32.onnx",
-        "separable.int8.onnx",
         "separable.float16.mlpackage",
     ]
     for file, digest in manifest.sha256_by_file().items():
