@@ -141,9 +141,9 @@ def quantize_all(model: Any, calibration: NDArray[np.float32], ranges: Ranges) -
     The softmax that ends a classifier stays in float: on a grid of 256 steps its probabilities
     would not sum to 1.
 
-    Weights take 7 bits: x86 processors without VNNI add two products of 8 bits in 16, where full
-    8-bit weights saturate (255 · 127 · 2 > 32,767, but 255 · 64 · 2 is not). See "reduce_range"
-    in ONNX Runtime's "Quantize ONNX models".
+    x86 processors without VNNI add two products of 8 bits in 16, which large weights overflow; see
+    "reduce_range" in ONNX Runtime's "Quantize ONNX models". Weights of 7 bits would avoid that, but
+    cost precision everywhere else.
 
     Args:
         model: a float ModelProto of batch 1.
@@ -184,12 +184,11 @@ def quantize_all(model: Any, calibration: NDArray[np.float32], ranges: Ranges) -
             quantized,
             nodes_to_exclude=[last.name] if last.op_type == "Softmax" else [],
             per_channel=True,
-            reduce_range=True,
             calibrate_method=method,
             calibration_cache_path=found,
         )
         model = onnx.load(quantized)
-    free_logits(model)
+    free_result(model)
     content = _checked(model)
     floats = float_operators(content)
     if floats:
@@ -222,21 +221,21 @@ def pool_instead_of_mean(model: Any) -> None:
             )
 
 
-def free_logits(model: Any) -> None:
-    """Takes the grid from the logits, if a Gemm gives them to the last softmax.
+def free_result(model: Any) -> None:
+    """Takes the grid from what a last Gemm gives: the result, or the logits of a last softmax.
 
-    ONNX Runtime's integer Gemm can give floats, which spares the logits a rounding to 8 bits.
+    ONNX Runtime's integer Gemm can give floats, which spares them a rounding to 8 bits.
 
     Args:
         model: a quantized ModelProto, which is changed.
     """
     graph = model.graph
-    softmax = _producer(graph, graph.output[0].name)
-    dequantize = _producer(graph, softmax.input[0])
+    last = _producer(graph, graph.output[0].name)
+    dequantize = _producer(graph, last.input[0]) if last.op_type == "Softmax" else last
     quantize = _producer(graph, dequantize.input[0]) if dequantize else None
     gemm = _producer(graph, quantize.input[0]) if quantize else None
-    if softmax.op_type == "Softmax" and gemm and gemm.op_type == "Gemm":
-        softmax.input[0] = gemm.output[0]
+    if gemm and gemm.op_type == "Gemm":
+        gemm.output[0] = dequantize.output[0]
         graph.node.remove(dequantize)
         graph.node.remove(quantize)
 

@@ -25,8 +25,11 @@ def test_a_model_is_exported_from_the_command_line(
     calibration = manifest.artifacts[0].facts.calibration
     assert calibration is not None
     assert (calibration.count, calibration.seed) == (20, 3)
-    size = manifest.artifacts[0].size_bytes
-    assert capsys.readouterr().out == f"{out / 'separable.int8.tflite'}: {size:,} bytes\n"
+    sizes = [artifact.size_bytes for artifact in manifest.artifacts]
+    assert capsys.readouterr().out == (
+        f"{out / 'separable.int8.tflite'}: {sizes[0]:,} bytes\n"
+        f"{out / 'separable.int8.onnx'}: {sizes[1]:,} bytes\n"
+    )
 
 
 @pytest.mark.parametrize(

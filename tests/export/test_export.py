@@ -229,6 +229,7 @@ def test_a_model_says_its_own_name_and_classes(
         "golden.json",
         "manifest.json",
         "tiny.float.keras",
+        "tiny.int8.onnx",
         "tiny.int8.tflite",
     ]
 

@@ -70,7 +70,7 @@ class _Graph:
         from_integers = all(self._made_by(name) == "DequantizeLinear" for name in values)
         readers = [reader for name in node.output for reader in self._readers.get(name, [])]
         to_integers = bool(readers) and all(r.op_type == "QuantizeLinear" for r in readers)
-        # ONNX Runtime's integer Gemm can give floats, as logits may be.
+        # ONNX Runtime's integer Gemm can give floats, as a result may be.
         if values and from_integers and (to_integers or node.op_type == "Gemm"):
             return Arithmetic.INTEGER
         if node.op_type in _PACKED or any(name in self._unpacked for name in taken):
