@@ -23,6 +23,7 @@ from hemline.engines.coreml_reference import CAVEAT
 from hemline.errors import HemlineError
 from hemline.files import write_bytes
 from hemline.junit import format_junit
+from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
 from hemline.report import HEADER, format_table, mark_verdict, report
@@ -367,6 +368,10 @@ def _report(options: argparse.Namespace) -> int:
     print(paint(format_table(HEADER, [row.cells() for row in rows])))
     if any(row.is_reference for row in rows):
         print(f"(reference): the verdict is from {CAVEAT}")
+    for folder in options.folders:
+        manifest = read_manifest(folder)
+        for recipe, reason in manifest.omitted.items():
+            print(f"{manifest.model.model}.{recipe}: not made: {reason}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 
