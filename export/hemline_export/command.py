@@ -31,7 +31,8 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--recipes",
         metavar="NAMES",
-        help="all, or names with commas between (default: all that need no training)",
+        help="all, or names with commas between, -NAME to leave one out (default: all that need "
+        "no training)",
     )
     parser.add_argument(
         "--list-recipes", action=_ListRecipes, nargs=0, help="say what each recipe makes, and exit"

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from hemline.errors import ExportError
+from hemline.quiet import quiet
 from hemline_export.backend import keras, load_tfmot, tf_keras
 from hemline_export.tuning import SEED, TuningSamples, tune
 from hemline_export.twin import build_twin, copy_weights
 
 tfmot = load_tfmot()
 
-EPOCHS = 2
+EPOCHS = 4
 LEARNING_RATE = 1e-4
 
 
@@ -91,7 +92,9 @@ def _wrap(twin: Any, wrap: Callable[[Any], Any]) -> Any:
 
 
 def _tune(model: Any, samples: TuningSamples, prepare: Callable[[], None]) -> dict[str, str]:
-    return tune(model, samples, learning_rate=LEARNING_RATE, epochs=EPOCHS, prepare=prepare)
+    # TensorFlow's graph optimizer logs that it leaves a masked layer as it is.
+    with quiet():
+        return tune(model, samples, learning_rate=LEARNING_RATE, epochs=EPOCHS, prepare=prepare)
 
 
 def _with_weights(model: Any, twin: Any) -> Any:

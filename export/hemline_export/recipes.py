@@ -175,24 +175,28 @@ class Recipe:
 
 
 def select_recipes(names: str | None = None) -> tuple[Recipe, ...]:
-    """Returns the recipes of a comma-separated list of names, or of `all`.
+    """Returns the recipes of a comma-separated list of names, `all` among them.
 
-    None stands for every recipe that needs no training.
+    A name with a minus in front is left out. None stands for every recipe that needs no training
+    and no choice.
 
     Raises:
         ExportError: a name is not known.
     """
     if names is None:
         return tuple(r for r in RECIPES if not r.trains and not r.by_name_only)
-    if names == "all":
-        return tuple(recipe for recipe in RECIPES if not recipe.by_name_only)
-    wanted = {name.strip() for name in names.split(",")}
+    parts = [name.strip() for name in names.split(",")]
+    left_out = {part[1:] for part in parts if part.startswith("-")}
+    wanted = {part for part in parts if not part.startswith("-")}
     known = {recipe.name for recipe in RECIPES}
-    if wanted - known:
+    unknown = (wanted | left_out) - known - {"all"}
+    if unknown:
         raise ExportError(
-            f"unknown recipes {sorted(wanted - known)}; known: all, {', '.join(sorted(known))}"
+            f"unknown recipes {sorted(unknown)}; known: all, {', '.join(sorted(known))}"
         )
-    return tuple(recipe for recipe in RECIPES if recipe.name in wanted)
+    if "all" in wanted:
+        wanted |= {recipe.name for recipe in RECIPES if not recipe.by_name_only}
+    return tuple(recipe for recipe in RECIPES if recipe.name in wanted - left_out)
 
 
 def make_file(recipe: Recipe, sources: Sources, path: Path) -> dict[str, str]:

@@ -473,6 +473,10 @@ def _report(options: argparse.Namespace) -> int:
         print(paint(format_table(header, alike)))
     if any(row.is_reference for row in rows):
         print(f"(reference): the verdict is from {CAVEAT}")
+    for folder in options.folders:
+        manifest = read_manifest(folder)
+        for recipe, reason in manifest.omitted.items():
+            print(f"{manifest.model.model}.{recipe}: not made: {reason}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 

@@ -1,10 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hemline.cli import main
 from hemline.manifest import read_manifest
+from hemline_export.backend import keras
 from hemline_export.recipes import RECIPES
+
+layers = keras.layers
 
 
 def test_a_model_is_exported_from_the_command_line(
@@ -30,6 +34,32 @@ def test_a_model_is_exported_from_the_command_line(
         f"{out / 'separable.int8.tflite'}: {sizes[0]:,} bytes\n"
         f"{out / 'separable.int8.onnx'}: {sizes[1]:,} bytes\n"
     )
+
+
+def test_the_compressed_size_and_what_was_not_made_are_printed(
+    save: Any, garments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(
+        layers.Flatten(),
+        layers.Dense(8, activation="relu6", name="bent"),
+        layers.Dense(10, activation="softmax"),
+        shape=(28, 28, 1),
+    )
+    options = (
+        f"--calibration {garments / 'train.npz'} --recipes int8-qat,int8-pruned,int8-clustered "
+        f"--sparsity 0.8 --clusters 4 --input-mean 0 --input-std 255 --out {tmp_path / 'out'}"
+    )
+    assert main(["export", str(path), *options.split()]) == 0
+    manifest = read_manifest(tmp_path / "out")
+    pruned, clustered = (artifact.facts.settings for artifact in manifest.artifacts)
+    assert (pruned["sparsity"], clustered["clusters"]) == ("0.8", "4")
+    lines = capsys.readouterr().out.splitlines()
+    for line, settings in zip(lines, (pruned, clustered), strict=False):
+        own, plain = (
+            f"{int(settings[key]):,}" for key in ("compressed_bytes", "int8_compressed_bytes")
+        )
+        assert line.endswith(f" bytes, {own} compressed (int8: {plain})")
+    assert lines[2:] == [f"int8-qat: not made: {manifest.omitted['int8-qat']}"]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,19 @@ def test_the_file_is_the_trained_model_in_integers(
     assert np.abs(np.asarray(model(values)) - expected).max() < 0.1
 
 
+@pytest.mark.parametrize("sequences", [False, True])
+def test_a_gru_on_its_grids_is_the_gru_to_a_few_steps(sequences: bool) -> None:
+    model = build(layers.GRU(8, return_sequences=sequences), shape=(5, 4))
+    random = np.random.default_rng(2)
+    model.set_weights([random.normal(0, 0.4, w.shape) for w in model.get_weights()])
+    values = random.normal(size=(64, 5, 4)).astype(np.float32)
+    expected = np.asarray(model(values))
+    difference = np.abs(np.asarray(lay(model, values)(values, training=False)) - expected)
+    assert 0 < difference.max() < 0.1
+    assert difference.mean() < 0.02
+    assert np.abs(expected).mean() > 0.15
+
+
 def test_grids_span_what_the_calibration_spans(lopsided: Any, samples: TuningSamples) -> None:
     calibration = samples.values[:150]
     ranges = {

@@ -104,3 +104,10 @@ def test_each_recipe_has_one_line_of_meaning() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ExportError, match=r"unknown recipes \['int4'\]; known: all, dynamic"):
         select_recipes("int8,int4")
+
+
+def test_a_minus_leaves_out() -> None:
+    left = {recipe.name for recipe in select_recipes("all,-pal4, -int8-qat")}
+    assert {recipe.name for recipe in select_recipes("all")} - left == {"pal4", "int8-qat"}
+    with pytest.raises(ExportError, match=r"unknown recipes \['pal5'\]"):
+        select_recipes("all,-pal5")

@@ -389,6 +389,15 @@ def test_report(build: Path, capsys: Captured) -> None:
     ]
 
 
+def test_report_says_what_was_not_made(build: Path, capsys: Captured) -> None:
+    path = build / "toy" / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["omitted"]["int8-qat"] = "layer x has no grid"
+    path.write_text(json.dumps(document))
+    _, out, _ = run(capsys, "report", build / "toy")
+    assert out.splitlines()[-1] == "toy.int8-qat: not made: layer x has no grid"
+
+
 def test_report_of_a_failure(build: Path, capsys: Captured) -> None:
     path = build / "toy" / "parity.json"
     document = json.loads(path.read_bytes())
