@@ -194,6 +194,7 @@ def _run(options: argparse.Namespace) -> int:
             options.calibration,
             out,
             recipes=select_recipes(options.recipes),
+            leave_out=options.recipes is None or "all" in options.recipes.split(","),
             **given,
         )
     else:
@@ -212,8 +213,8 @@ def _run(options: argparse.Namespace) -> int:
         print(_describe_ladder(ladder))
     for artifact in manifest.artifacts:
         print(f"{out / artifact.file}: {artifact.size_bytes:,} bytes{_compressed(artifact)}")
-    for recipe, reason in manifest.omitted.items():
-        print(f"{recipe}: not made: {reason}")
+    for file, reason in manifest.omitted.items():
+        print(f"{file}: not made: {reason}")
     return int(ladder is not None and not ladder.clears)
 
 

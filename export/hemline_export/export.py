@@ -127,12 +127,12 @@ def export(
     recipes: Sequence[Recipe] | None = None,
     described: Described | None = None,
     choices: Choices | None = None,
+    leave_out: bool | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes artifacts and their manifest. Nothing is written unless all of them succeed.
 
-    One exception: int8-qat is left out, if others are made, where the model cannot be trained on
-    integer grids; the manifest says why.
+    A recipe that nobody asked for by name may be left out: the manifest then says why.
 
     Args:
         keras_file: a float Keras 3 file, `NAME.float.keras` or `NAME.keras`.
@@ -141,6 +141,7 @@ def export(
         recipes: what to make; None for every recipe that needs no training.
         described: what to say of the model where training.json does not.
         choices: what the recipes leave to choose.
+        leave_out: go on without a recipe that does not take the model; None: if `recipes` is.
         progress: is told what is being made.
 
     Raises:
@@ -150,6 +151,7 @@ def export(
         ExportError: a converter refuses the model.
         OutputError: `out` cannot be written.
     """
+    leave_out = recipes is None if leave_out is None else leave_out
     recipes = select_recipes() if recipes is None else recipes
     with staging(out) as stage:
         progress(f"load {keras_file.name}")
@@ -161,9 +163,11 @@ def export(
             try:
                 artifacts.append(make_artifact(prepared, recipe, stage))
             except ExportError as error:
-                if not recipe.trains or recipe.by_name_only or len(recipes) == 1:
+                if not leave_out:
                     raise
-                omitted[recipe.name] = str(error)
+                omitted[f"{recipe.name}{recipe.suffix}"] = str(error)
+        if not artifacts:
+            raise ExportError("; ".join(omitted.values()) or "no recipes")
         progress(f"run the golden inputs for {golden.FILE_NAME}")
         return publish(prepared, artifacts, stage, out, omitted=omitted)
 

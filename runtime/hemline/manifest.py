@@ -48,7 +48,7 @@ class Manifest:
         calibration_sample_sha256: the first 16 hex digits of the SHA-256 of each sample that
             calibration saw, so that a test on one of them is noticed.
         artifacts: the files.
-        omitted: for each recipe that was asked for and cannot take this model, the reason.
+        omitted: for each recipe that cannot take this model, by its name and suffix, the reason.
         golden_sha256: of the folder's golden.json; None if it has none.
     """
 

@@ -167,13 +167,16 @@ def test_what_cannot_be_trained_is_left_out_beside_others(
         "choices": Choices(calibration_count=30),
     }
     both = select_recipes("float32,int8-qat")
-    manifest = export(bent, pixels, tmp_path / "both", recipes=both, **settings)
+    out = tmp_path / "both"
+    manifest = export(bent, pixels, out, recipes=both, leave_out=True, **settings)
     assert manifest == read_manifest(tmp_path / "both")
     assert [artifact.facts.recipe for artifact in manifest.artifacts] == ["float32", "float32"]
-    assert manifest.omitted.keys() == {"int8-qat"}
-    assert "layer bent (Dense)" in manifest.omitted["int8-qat"]
+    assert manifest.omitted.keys() == {"int8-qat.tflite"}
+    assert "layer bent (Dense)" in manifest.omitted["int8-qat.tflite"]
     with pytest.raises(ExportError, match=r"layer bent \(Dense\): tfmot has no grid"):
-        export(bent, pixels, tmp_path / "one", recipes=both[2:], **settings)
+        export(bent, pixels, tmp_path / "one", recipes=both, **settings)
+    with pytest.raises(ExportError, match=r"layer bent \(Dense\): tfmot has no grid"):
+        export(bent, pixels, tmp_path / "one", recipes=both[2:], leave_out=True, **settings)
     assert names(tmp_path / "one") == []
 
 

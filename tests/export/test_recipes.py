@@ -1,11 +1,9 @@
-import dataclasses
 import math
 
 import pytest
 
 from hemline.errors import ExportError
 from hemline.facts import Task
-from hemline_export import recipes
 from hemline_export.recipes import RECIPES, TOLERANCES, describe_recipes, select_recipes
 
 
@@ -23,6 +21,7 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("int8w", ".mlpackage"),
         ("pal4", ".mlpackage"),
         ("int8-qat", ".tflite"),
+        ("int8-selective", ".tflite"),
         ("int8-pruned", ".tflite"),
         ("int8-clustered", ".tflite"),
     ]
@@ -39,6 +38,7 @@ def test_margins() -> None:
         "int8w": 0.3,
         "pal4": 0.5,
         "int8-qat": 0.3,
+        "int8-selective": 0.3,
         "int8-pruned": 0.3,
         "int8-clustered": 0.3,
     }
@@ -64,32 +64,23 @@ def test_each_task_has_its_own_bounds() -> None:
 
 def test_a_name_selects_it_for_every_engine() -> None:
     assert [recipe.suffix for recipe in select_recipes("float32")] == [".tflite", ".onnx"]
-    assert [recipe.name for recipe in select_recipes("int8, float16")] == [
-        "int8",
-        "float16",
-        "int8",
-        "float16",
+    assert [recipe.name + recipe.suffix for recipe in select_recipes("int8, float16")] == [
+        "int8.tflite",
+        "int8.onnx",
+        "float16.mlpackage",
+        "float16.tflite",
     ]
     assert [recipe.name for recipe in select_recipes("int8-pruned")] == ["int8-pruned"]
 
 
 def test_all_is_what_needs_no_choice() -> None:
     left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes("all")}
-    assert left_out == {"int8-pruned", "int8-clustered"}
+    assert left_out == {"int8-selective", "int8-pruned", "int8-clustered"}
 
 
 def test_nothing_trains_unless_asked_for() -> None:
     left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes()}
-    assert left_out == {"int8-qat", "int8-pruned", "int8-clustered"}
-
-
-def test_by_default_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = dataclasses.replace(RECIPES[1], name="int8-qat", trains=True)
-    monkeypatch.setattr(recipes, "RECIPES", (*RECIPES, trained))
-    assert trained not in select_recipes()
-    assert {recipe.trains for recipe in select_recipes()} == {False}
-    assert trained in select_recipes("all")
-    assert select_recipes("int8-qat") == (trained,)
+    assert left_out == {"int8-qat", "int8-selective", "int8-pruned", "int8-clustered"}
     assert describe_recipes().endswith(" (trains)")
 
 
