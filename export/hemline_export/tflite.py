@@ -163,6 +163,11 @@ def selective_tflite_from_frozen(
                 table = io.StringIO()
                 whole.layer_statistics_dump(table)
                 rows = list(csv.DictReader(io.StringIO(table.getvalue())))
+                if count >= len(rows):
+                    raise ExportError(
+                        f"the model has {len(rows)} operators: with {count} of them in floating "
+                        "point none is left to quantize"
+                    )
                 rows.sort(key=_cost, reverse=True)
                 kept = [row["tensor_name"] for row in rows[:count]]
                 options = debugging.QuantizationDebugOptions(denylisted_nodes=kept)
