@@ -22,6 +22,11 @@ from hemline_export.freeze import Frozen
 
 _FILE_IDENTIFIER = b"TFL3"
 _BUFFER_ALIGNMENT = 16
+_WITH_BIAS = {
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+    schema.BuiltinOperator.FULLY_CONNECTED,
+}
 _INTEGER_TYPES = {
     schema.TensorType.INT8,
     schema.TensorType.INT16,
@@ -264,7 +269,28 @@ def _require_integers(frozen: Frozen, recipe: str, content: bytes) -> bytes:
             if kind not in casts and tensor.type not in _INTEGER_TYPES
         )
         raise _refusal(frozen, recipe, f"{kind} has no integer form", node)
+    _require_bias_grids(frozen, recipe, model)
     return content
+
+
+def _require_bias_grids(frozen: Frozen, recipe: str, model: Any) -> None:
+    """Refuses a file whose kernels would add a bias on another grid than the sums they add it to.
+
+    Kernels take a bias's scale to be its input's times its weights' (TFLite's quantization
+    specification), whatever the file says. The converter has been seen to write others.
+    """
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
+            code = model.operatorCodes[operator.opcodeIndex]
+            kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+            if kind not in _WITH_BIAS or len(tensors) < 3:
+                continue
+            source, weights, bias = (np.asarray(t.quantization.scale) for t in tensors[:3])
+            if not np.allclose(bias, source * weights, rtol=1e-3):
+                name = graph.tensors[operator.outputs[0]].name.decode()
+                reason = "the converter put a bias on another grid than its input's times its"
+                raise _refusal(frozen, recipe, f"{reason} weights'", name)
 
 
 def _convert(frozen: Frozen, recipe: str, configure: Callable[[Any], None]) -> bytes:

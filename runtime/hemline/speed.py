@@ -16,6 +16,8 @@ from hemline.manifest import Artifact
 FASTER = "faster"
 SIZE_ONLY = "size only"
 
+# A gain that a user could notice. Two files of one speed may differ by less.
+_LEAST_GAIN = 1.05
 _RESAMPLES = 2000
 _SEED = 0
 # What a file is measured against: the first of these recipes that its engine has.
@@ -32,7 +34,7 @@ class Speed:
         ratio: the float file's median latency over this file's: above 1 is faster.
         low: lower end of its two-sided 95 % interval.
         high: upper end.
-        verdict: `faster` if all of the interval is above 1, else `size only`.
+        verdict: `faster` if all of the interval is above 1.05, else `size only`.
     """
 
     file: str
@@ -76,7 +78,7 @@ def judge_speeds(artifacts: Sequence[Artifact], report: BenchReport) -> tuple[Sp
                 ratio=ratio,
                 low=low,
                 high=high,
-                verdict=FASTER if low > 1 else SIZE_ONLY,
+                verdict=FASTER if low > _LEAST_GAIN else SIZE_ONLY,
             )
         )
     return tuple(found)

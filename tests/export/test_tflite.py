@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from hemline.engines.litert import LiteRTBuiltinEngine, LiteRTEngine
 from hemline.errors import ExportError
+from hemline_export import tflite
 from hemline_export.backend import keras, tensorflow
 from hemline_export.freeze import freeze
 from hemline_export.tflite import (
@@ -198,3 +199,15 @@ def test_tensors_without_content_share_the_empty_buffer(small: Any, calibration:
     for old, new in zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=True):
         contents = before.buffers[old.buffer].data, after.buffers[new.buffer].data
         np.testing.assert_array_equal(*contents)
+
+
+def test_a_bias_on_another_grid_is_refused(small: Any, calibration: Any) -> None:
+    _, frozen = small
+    content = int8_tflite_from_frozen(frozen, calibration)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    tflite._require_bias_grids(frozen, "int8", model)
+    (graph,) = model.subgraphs
+    bias = graph.tensors[graph.operators[0].inputs[2]]
+    bias.quantization.scale = bias.quantization.scale * np.float32(1.01)
+    with pytest.raises(ExportError, match=r"layer conv2d.*bias on another grid than its input's"):
+        tflite._require_bias_grids(frozen, "int8", model)
