@@ -24,7 +24,7 @@ from hemline_export.calibration import preprocess
 from hemline_export.freeze import freeze
 from hemline_export.onnx_file import onnx_from_frozen
 from hemline_export.onnx_quantize import int8_onnx_from_float
-from hemline_export.recurrent import restore_gru_loop
+from hemline_export.recurrent import restore_recurrent_loop
 
 layers = keras.layers
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -65,7 +65,9 @@ def check_in_all_engines(model: Any) -> list[str]:
         # Fresh biases are all zero, and a mistake in them would not show.
         if "bias" in weight.name:
             weight.assign(random.normal(0, 0.3, weight.shape))
-    content = onnx_from_frozen(freeze(restore_gru_loop(model), input_name="x", output_name="y"))
+    content = onnx_from_frozen(
+        freeze(restore_recurrent_loop(model), input_name="x", output_name="y")
+    )
     samples = random.normal(size=(4, *model.inputs[0].shape[1:])).astype(np.float32)
     expected = np.asarray(model(samples))
     for engine in ENGINES:
@@ -157,7 +159,7 @@ def test_a_convolutional_model(padding: str, strides: int) -> None:
 def test_an_int8_file(shape: tuple[int, ...], stack: list[Any], tolerance: float) -> None:
     keras.utils.set_random_seed(7)
     model = keras.Sequential([keras.Input(shape), *stack, layers.Dense(3, "softmax")])
-    frozen = freeze(restore_gru_loop(model), input_name="x", output_name="y")
+    frozen = freeze(restore_recurrent_loop(model), input_name="x", output_name="y")
     samples = np.random.default_rng(5).random((20, *shape), np.float32)
     content, _ = int8_onnx_from_float(onnx_from_frozen(frozen), samples)
     answers = [run_all(engine(content), samples) for engine in ENGINES]
