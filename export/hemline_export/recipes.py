@@ -16,6 +16,7 @@ from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.calibration import DEFAULT_COUNT
 from hemline_export.freeze import Frozen, freeze
+from hemline_export.recurrent import unroll_recurrent
 from hemline_export.reorder import pool_before_activation
 from hemline_export.tuning import TuningSamples
 
@@ -297,7 +298,7 @@ def _write_int8_clustered(sources: Sources, path: Path) -> dict[str, str]:
 def _write_compressible(sources: Sources, model: Any, path: Path) -> dict[str, str]:
     plain, content = (
         tflite.int8_tflite_from_frozen(frozen, sources.calibration)
-        for frozen in (sources.unrolled, _freeze(sources, model))
+        for frozen in (sources.unrolled, _freeze(sources, unroll_recurrent(model)))
     )
     write_bytes(path, content)
     return {

@@ -14,8 +14,8 @@ from hemline.facts import InputFacts, QuantParams, TensorSpec
 
 # Values computed by another route may miss the range by rounding, not by more than this share.
 _RANGE_SLACK = 1e-3
-_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
-_INT8, _SIGN_BIT = np.dtype(np.int8), np.uint8(0x80)
+_UINT8, _INT8, _SIGN_BIT = np.dtype(np.uint8), np.dtype(np.int8), np.uint8(0x80)
+_DTYPES = frozenset({_UINT8, np.dtype(np.float32)})
 
 
 class Quantizer:
@@ -119,7 +119,7 @@ class ImageReader:
             InputError: float values outside the input range, NaN among them; or uint8 pixels
                 for a model whose preprocessing is not known.
         """
-        if batch.dtype == np.uint8:
+        if batch.dtype == _UINT8:
             if self._pixel_table is None:
                 raise InputError(
                     "this model's preprocessing is not known, so it takes no uint8 pixels; "
@@ -163,7 +163,7 @@ class OutputReader:
             )
         grid = tensor.quantization
         self._grid = grid
-        # Indexed by the integer's bits, read as unsigned: −1 stands at 255.
+        # A negative index counts from the end: −1 stands at 255.
         self._table = (
             dequantize(np.arange(256, dtype=np.uint8).view(np.int8), grid)
             if grid is not None and tensor.dtype == "int8"
@@ -173,7 +173,7 @@ class OutputReader:
     def read(self, output: NDArray[Any]) -> NDArray[np.float32]:
         """Returns float32 (n, *shape)."""
         if self._table is not None:
-            return self._table.take(output.view(np.uint8))
+            return self._table.take(output)
         if self._grid is not None:
             return dequantize(output, self._grid)
         return output.astype(np.float32, copy=False)

@@ -9,6 +9,7 @@ from hemline_export import compression
 from hemline_export.backend import keras
 from hemline_export.compression import cluster, prune
 from hemline_export.freeze import freeze
+from hemline_export.recurrent import unroll_recurrent
 from hemline_export.tflite import int8_tflite_from_frozen
 from hemline_export.tuning import TuningSamples
 
@@ -71,7 +72,7 @@ def kernels(model: Any) -> list[Any]:
 
 
 def int8_kernels(model: Any, samples: TuningSamples) -> list[Any]:
-    frozen = freeze(model, input_name="image", output_name="probabilities")
+    frozen = freeze(unroll_recurrent(model), input_name="image", output_name="probabilities")
     content = int8_tflite_from_frozen(frozen, samples.values[:50])
     file = schema.ModelT.InitFromPackedBuf(content, 0)
     return [
