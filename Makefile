@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup all quick train export verify bench report release test lint format lock clean
+.PHONY: help setup all quick train export verify bench report release calibration-study test lint format lock clean
 
 PYTHON ?= python3
 DATASET ?= auto
@@ -28,7 +28,7 @@ WITH_DATA := $(if $(DATA),--data $(DATA))
 RESOLVE := $(BIN)/python -m hemline_train.dataset $(DATASET) $(WITH_DATA)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make the virtual environment .venv from requirements.lock
 
@@ -60,6 +60,9 @@ report: $(INSTALLED) ## one table of what verify and bench recorded in DIR
 
 release: $(INSTALLED) ## promote build/fashion_mnist to artifacts/ if its verdicts all pass
 	$(BIN)/python -m hemline.release build/fashion_mnist artifacts/fashion_mnist
+
+calibration-study: $(INSTALLED) ## accuracy by calibration method and count, of what `make train` trained
+	name=$$($(RESOLVE)) && $(BIN)/python -m hemline_export.calibration_study $(foreach model,$(MODELS),build/$$name/$(model)/$(model).float.keras) $(WITH_DATA)
 
 test: $(INSTALLED) lint ## lint, types and all tests
 	$(BIN)/pytest

@@ -1,6 +1,7 @@
 """The samples that quantization takes its ranges from: a seeded draw, on record."""
 
 import hashlib
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,14 @@ from hemline.samples import Samples, resolve_samples
 DEFAULT_COUNT = 500
 # Of fewer, one odd sample decides a range.
 LEAST_COUNT = 10
+
+
+class Ranges(StrEnum):
+    """How the range of an activation is taken from what the calibration samples make of it."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
 
 
 def draw_calibration(

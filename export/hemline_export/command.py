@@ -10,6 +10,7 @@ from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
 from hemline.manifest import Artifact
 from hemline.report import format_table
+from hemline_export.calibration import Ranges
 
 if TYPE_CHECKING:
     from hemline_export.ladder import Ladder
@@ -40,6 +41,12 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the Keras file's folder")
     parser.add_argument("--calibration-count", type=int, default=500, metavar="N")
     parser.add_argument("--calibration-seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--calibration-method",
+        choices=tuple(Ranges),
+        default=Ranges.MINMAX,
+        help="int8.onnx: how ranges are taken (default minmax, which the other recipes always use)",
+    )
     parser.add_argument(
         "--sparsity",
         type=float,
@@ -181,6 +188,7 @@ def _run(options: argparse.Namespace) -> int:
         "choices": Choices(
             calibration_count=options.calibration_count,
             calibration_seed=options.calibration_seed,
+            calibration_method=Ranges(options.calibration_method),
             sparsity=options.sparsity,
             clusters=options.clusters,
             kept_float=options.keep_float,

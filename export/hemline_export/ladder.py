@@ -15,11 +15,8 @@ from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Task
 from hemline.files import staging
-from hemline.judgement import labels_of
 from hemline.manifest import Artifact, Manifest
-from hemline.model import Model, load
-from hemline.paired import PairedResult, Verdict, compare_paired
-from hemline.samples import Samples, resolve_samples
+from hemline.paired import PairedResult, Verdict
 from hemline_export.export import (
     LADDER,
     Described,
@@ -28,9 +25,8 @@ from hemline_export.export import (
     prepare,
     publish,
 )
-from hemline_export.keras_engine import KerasEngine
 from hemline_export.recipes import RECIPES, Choices, Recipe
-from hemline_export.tuning import hold_out
+from hemline_export.validation import ValidationJudge, split_validation
 
 SCHEMA = "hemline.ladder/1"
 
@@ -121,8 +117,8 @@ def export_within(
                 f"a target drop of accuracy is for classifiers, and {prepared.facts.model} is for "
                 f"the task {prepared.facts.task}: choose recipes by --recipes"
             )
-        prepared, samples, source = _split(prepared, calibration, validation)
-        judge = _Judge(prepared, samples, source)
+        prepared, samples, source = split_validation(prepared, calibration, validation)
+        judge = ValidationJudge(prepared, samples)
         rungs: list[Rung] = []
         made: dict[str, tuple[Prepared, Artifact, Path]] = {}
         for name, recipe, variant in _list_rungs(prepared):
@@ -134,7 +130,8 @@ def export_within(
             except ExportError as error:
                 rungs.append(_refused(name, recipe, str(error)))
                 continue
-            rungs.append(judge.judge(name, folder / artifact.file, artifact, target_drop_pt))
+            paired = judge.compare(folder / artifact.file, target_drop_pt)
+            rungs.append(_rung(name, artifact, paired))
             made[name] = variant, artifact, folder
             if rungs[-1].clears:
                 break
@@ -143,8 +140,8 @@ def export_within(
         best = max((rung for rung in rungs if rung.paired), key=_lower_end)
         ladder = Ladder(
             target_drop_pt=target_drop_pt,
-            validation=judge.source,
-            count=len(judge.samples),
+            validation=source,
+            count=judge.count,
             float_accuracy=judge.float_accuracy,
             rungs=tuple(rungs),
             chosen=rungs[-1].name if rungs[-1].clears else best.name,
@@ -177,49 +174,15 @@ def _list_rungs(prepared: Prepared) -> Iterator[tuple[str, Recipe, Prepared]]:
         yield name, recipes[name], prepared
 
 
-def _split(
-    prepared: Prepared, calibration: str | None, validation: str | None
-) -> tuple[Prepared, Samples, str]:
-    """Returns the model, the samples to judge on, and in words where they come from."""
-    if validation is not None:
-        samples = resolve_samples(validation, prepared.facts.dataset, "validation")
-        return prepared, samples, samples.source
-    rest, samples, source = hold_out(prepared.samples, calibration, prepared.facts.dataset)
-    # What is held out of a file is not calibrated with either.
-    record = prepared.calibration
-    kept = replace(prepared, samples=rest).recalibrate(count=record.count, seed=record.seed)
-    return kept, samples, source
-
-
-class _Judge:
-    """The float model's answers on the validation samples, to hold a rung's against."""
-
-    def __init__(self, prepared: Prepared, samples: Samples, source: str) -> None:
-        self.samples, self.source = samples, source
-        self._labels = labels_of(prepared.facts, samples)
-        path = prepared.keras_file
-        reference = Model(path, KerasEngine(path, threads=1), prepared.facts)
-        self._right = reference.outputs(samples.images).argmax(axis=1) == self._labels
-        self.float_accuracy = float(self._right.mean())
-
-    def judge(self, name: str, path: Path, artifact: Artifact, target_drop_pt: float) -> Rung:
-        """Returns a rung's result."""
-        right = load(path).outputs(self.samples.images).argmax(axis=1) == self._labels
-        paired = compare_paired(
-            n=len(right),
-            b=int((self._right & ~right).sum()),
-            c=int((~self._right & right).sum()),
-            margin_pt=target_drop_pt,
-        )
-        low = f"with 95 % confidence delta is above {paired.one_sided_low_pt:+.3f} points"
-        return Rung(
-            name=name,
-            recipe=artifact.facts.recipe,
-            size_bytes=artifact.size_bytes,
-            paired=paired,
-            clears=paired.verdict == Verdict.PASS,
-            reason=low,
-        )
+def _rung(name: str, artifact: Artifact, paired: PairedResult) -> Rung:
+    return Rung(
+        name=name,
+        recipe=artifact.facts.recipe,
+        size_bytes=artifact.size_bytes,
+        paired=paired,
+        clears=paired.verdict == Verdict.PASS,
+        reason=f"with 95 % confidence delta is above {paired.one_sided_low_pt:+.3f} points",
+    )
 
 
 def _refused(name: str, recipe: Recipe, reason: str) -> Rung:

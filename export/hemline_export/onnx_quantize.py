@@ -10,7 +10,6 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from hemline.errors import ExportError
 from hemline.quiet import quiet
+from hemline_export.calibration import Ranges
 
 _RECURRENT = {"GRU", "LSTM", "RNN"}
 # The first in which onnx's own reference evaluator knows DequantizeLinear.
 _OPSET = 19
 # They compute nothing, and ahead of the first operator that does there is no grid yet.
 _MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
-
-
-class Ranges(StrEnum):
-    """How the range of an activation is taken from what the calibration samples make of it."""
-
-    MINMAX = "minmax"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
-
 
 _CALIBRATORS: dict[Ranges, tuple[CalibrationMethod, dict[str, Any]]] = {
     Ranges.MINMAX: (CalibrationMethod.MinMax, {}),

@@ -14,7 +14,7 @@ from hemline.errors import ExportError
 from hemline.facts import IntegerPromise, Task
 from hemline.files import write_bytes
 from hemline_export import coreml, onnx_file, onnx_quantize, tflite
-from hemline_export.calibration import DEFAULT_COUNT
+from hemline_export.calibration import DEFAULT_COUNT, Ranges
 from hemline_export.freeze import Frozen, freeze
 from hemline_export.recurrent import unroll_recurrent
 from hemline_export.reorder import pool_before_activation
@@ -28,6 +28,7 @@ class Choices:
     Attributes:
         calibration_count: how many samples ranges are taken from.
         calibration_seed: of their draw.
+        calibration_method: how, where the converter has several: int8.onnx.
         sparsity: the share of weights that int8-pruned sets to zero.
         clusters: how many different weights int8-clustered leaves a kernel.
         kept_float: how many operators int8-selective leaves in floating point.
@@ -35,6 +36,7 @@ class Choices:
 
     calibration_count: int = DEFAULT_COUNT
     calibration_seed: int = 0
+    calibration_method: Ranges = Ranges.MINMAX
     sparsity: float = 0.5
     clusters: int = 16
     kept_float: int = 1
@@ -329,7 +331,9 @@ def _write_onnx(sources: Sources, path: Path) -> dict[str, str]:
 
 def _write_int8_onnx(sources: Sources, path: Path) -> dict[str, str]:
     content, settings = onnx_quantize.int8_onnx_from_float(
-        onnx_file.onnx_from_frozen(sources.looped), sources.calibration
+        onnx_file.onnx_from_frozen(sources.looped),
+        sources.calibration,
+        sources.choices.calibration_method,
     )
     write_bytes(path, content)
     return settings

@@ -11,10 +11,10 @@ from onnx.numpy_helper import to_array
 
 from hemline.errors import ExportError
 from hemline_export.backend import keras
+from hemline_export.calibration import Ranges
 from hemline_export.freeze import freeze
 from hemline_export.onnx_file import onnx_from_frozen
 from hemline_export.onnx_quantize import (
-    Ranges,
     int8_onnx_from_float,
     is_recurrent,
     quantize_symmetric,
