@@ -10,6 +10,8 @@ import hemline
 from hemline.bench import bench
 from hemline.coreml_device import plan_package
 from hemline.engines.coreml import COMPUTE_UNITS
+from hemline.paired import Verdict
+from hemline.parity import verify
 
 pytestmark = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 
@@ -21,6 +23,17 @@ def test_core_ml_agrees_with_the_float_model(exported: Path, garments: Path) -> 
     expected = hemline.load(exported / "separable.float.keras").predict(images)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-2)
     assert (found.indices == expected.indices).mean() > 0.98
+
+
+def test_verify_runs_core_ml_and_compares_it_with_the_reference(
+    exported: Path, garments: Path
+) -> None:
+    report = verify(exported, str(garments / "test.npz"), count=500)
+    (found,) = [a for a in report.artifacts if a.file.endswith(".mlpackage")]
+    assert found.engine == "coreml"
+    assert found.verdict != Verdict.FAIL, found.reason
+    assert [step.name for step in found.steps] == ["float16", "engine"]
+    assert found.steps[-1].agreement > 0.99
 
 
 # ALL and CPU_AND_GPU are left to child processes: they abort on some Macs.
