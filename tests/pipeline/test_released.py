@@ -21,8 +21,10 @@ from hemline_train.report import FILE_NAME, SCHEMA, TrainingReport
 
 RELEASED = Path(__file__).parents[2] / "artifacts" / "fashion_mnist"
 
-# Least accuracy, greatest loss, and the least delta of the int8 file, in percentage points.
-REQUIRED = {"cnn": (0.919, 0.243, -0.3), "gru": (0.897, 0.296, -0.5)}
+# Least accuracy, greatest loss, and the most bytes of the int8 TFLite file.
+REQUIRED = {"cnn": (0.919, 0.243, 375_000), "gru": (0.897, 0.296, 230_000)}
+# The least delta of every file with int8 in its name, in percentage points.
+LEAST_DELTA_PT = -0.3
 
 pytestmark = pytest.mark.data
 
@@ -70,21 +72,35 @@ def test_training_json_says_the_same(name: str, parity: ParityReport) -> None:
     assert training.keras_sha256 == parity.float_model.sha256
 
 
-def test_every_artifact_that_runs_here_passes(parity: ParityReport) -> None:
-    verdicts = {f"{a.engine} {a.recipe}": a.verdict for a in parity.artifacts}
+def test_every_artifact_that_runs_here_passes(name: str, parity: ParityReport) -> None:
     core_ml = "coreml" if sys.platform == "darwin" else "coreml-reference"
-    assert verdicts == {
-        "litert float32": Verdict.PASS,
-        "litert int8": Verdict.PASS,
-        "onnxruntime float32": Verdict.PASS,
-        f"{core_ml} float16": Verdict.PASS,
+    recipes = {
+        "litert": {"float32", "float16", "dynamic", "int8", "int16x8", "int8-qat"},
+        "onnxruntime": {"float32", "int8"},
+        # The GRU's palette is not released: docs/quantization.md.
+        core_ml: {"float16", "int8w", "pal4"} if name == "cnn" else {"float16", "int8w"},
     }
+    found = {(a.engine, a.recipe): a.verdict for a in parity.artifacts}
+    assert found == {(e, recipe): Verdict.PASS for e in recipes for recipe in recipes[e]}
 
 
-def test_int8_stays_within_its_bound(name: str, parity: ParityReport) -> None:
-    (int8,) = [artifact for artifact in parity.artifacts if artifact.recipe == "int8"]
-    assert int8.paired is not None
-    assert int8.paired.delta_pt >= REQUIRED[name][2]
+def test_int8_stays_within_its_bound(parity: ParityReport) -> None:
+    deltas = {a.file: a.paired.delta_pt for a in parity.artifacts if a.paired}
+    int8 = {file: delta for file, delta in deltas.items() if "int8" in file}
+    assert len(int8) == 4
+    assert {file: delta for file, delta in int8.items() if delta < LEAST_DELTA_PT} == {}
+
+
+def test_int8_is_small_and_all_integers(
+    name: str, manifest: Manifest, parity: ParityReport
+) -> None:
+    sizes = {artifact.file: artifact.size_bytes for artifact in manifest.artifacts}
+    assert sizes[f"{name}.int8.tflite"] <= REQUIRED[name][2]
+    for artifact in parity.artifacts:
+        if artifact.recipe in ("int8", "int8-qat", "int16x8") and artifact.engine == "litert":
+            assert artifact.audit is not None
+            assert artifact.audit.integer_operators == artifact.audit.operators > 10
+            assert artifact.audit.integer_macs == artifact.audit.macs > 1_000_000
 
 
 def test_the_released_predictions_are_the_float_model_s_own(
