@@ -19,7 +19,7 @@ from hemline_export.onnx_quantize import (
     is_recurrent,
     quantize_symmetric,
 )
-from hemline_export.recurrent import restore_gru_loop
+from hemline_export.recurrent import restore_recurrent_loop
 
 layers = keras.layers
 Samples = NDArray[np.float32]
@@ -32,7 +32,7 @@ def build(shape: tuple[int, ...], *stack: Any) -> tuple[Any, bytes]:
         # A fresh bias of zeros leaves no trace in the graph.
         if "bias" in weight.name:
             weight.assign(np.random.default_rng(1).normal(0, 0.3, weight.shape))
-    frozen = freeze(restore_gru_loop(model), input_name="x", output_name="probabilities")
+    frozen = freeze(restore_recurrent_loop(model), input_name="x", output_name="probabilities")
     return model, onnx_from_frozen(frozen)
 
 
