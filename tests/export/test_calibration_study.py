@@ -8,10 +8,11 @@ import pytest
 
 from hemline.documents import to_json
 from hemline.facts import InputFacts, ModelFacts, Task
+from hemline.paired import compare_paired
 from hemline_export import calibration_study
 from hemline_export.backend import keras
 from hemline_export.calibration import Ranges
-from hemline_export.calibration_study import Study, describe_study, main, study_calibration
+from hemline_export.calibration_study import Cell, Study, describe_study, main, study_calibration
 from hemline_export.export import TRAINING
 
 layers = keras.layers
@@ -104,29 +105,35 @@ def test_each_file_is_made_with_its_own_method_count_and_draw(
     ]
 
 
-def test_the_table_has_means_and_ranges_and_the_defaults_interval(study: Study) -> None:
-    lines = describe_study(study).splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 2 + len(study.cells)
-    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
-    first, second = (paired.delta_pt for paired in study.cells[0].draws.values())
-    mean = (first + second) / 2
-    assert cells == [
-        "small",
-        "int8.tflite",
-        "minmax",
-        "10",
-        f"{study.float_accuracy + mean / 100:.4f}",
-        f"{mean:+.3f}",
-        f"{min(first, second):+.3f} … {max(first, second):+.3f}",
-    ]
-    defaults = [line for line in lines if line.startswith("default, ")]
-    assert [line.partition(":")[0] for line in defaults] == [
-        "default, small int8.tflite (minmax, 500 samples, seed 0)",
-        "default, small int8.onnx (minmax, 500 samples, seed 0)",
-    ]
-    assert [line for line in lines if line.startswith("left out, ")] == [
-        f"left out, small {reason}" for reason in study.left_out
+def test_the_table_has_means_and_ranges_and_the_defaults_interval() -> None:
+    counts = {0: (36, 33), 1: (40, 45), 2: (20, 23)}
+    draws = {
+        seed: compare_paired(n=12_000, b=b, c=c, margin_pt=0.3) for seed, (b, c) in counts.items()
+    }
+    cells = tuple(
+        Cell(recipe="int8.onnx", method=method, count=count, draws=draws)
+        for method, count in ((Ranges.MINMAX, 500), (Ranges.MINMAX, 2000), (Ranges.ENTROPY, 500))
+    )
+    study = Study(
+        model="m",
+        validation="a split",
+        count=12_000,
+        float_accuracy=0.9,
+        cells=cells,
+        left_out=("int8.tflite: not made: a reason",),
+    )
+    # Deltas of −3, 5 and 3 samples in 12,000.
+    assert describe_study(study).splitlines() == [
+        "m on 12,000 validation samples (a split), float accuracy 0.9000; mean and range of "
+        "3 draws",
+        "| model |    recipe |  method | samples | accuracy | delta pt | least … greatest |",
+        "| ----- | --------: | ------: | ------: | -------: | -------: | ---------------: |",
+        "| m     | int8.onnx |  minmax |     500 |   0.9001 |   +0.014 |  -0.025 … +0.042 |",
+        "| m     | int8.onnx |  minmax |   2,000 |   0.9001 |   +0.014 |  -0.025 … +0.042 |",
+        "| m     | int8.onnx | entropy |     500 |   0.9001 |   +0.014 |  -0.025 … +0.042 |",
+        "default, m int8.onnx (minmax, 500 samples, seed 0): delta -0.025 points, 95 % interval "
+        "-0.165 … +0.114",
+        "left out, m int8.tflite: not made: a reason",
     ]
 
 
