@@ -133,12 +133,12 @@ def exported(task: str, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def recipes_for(task: str) -> tuple[Recipe, ...]:
-    """ONNX Runtime has no integer form of the autoencoder's transposed convolution."""
-    return tuple(
-        recipe
-        for recipe in RECIPES
-        if task != "autoencoder" or (recipe.name, recipe.engine) != ("int8", "onnxruntime")
-    )
+    """A recipe of each kind, but that ONNX Runtime has no integer transposed convolution."""
+    kinds = {("float32", ".tflite"), ("int8", ".tflite"), ("float32", ".onnx")}
+    kinds |= {("float16", ".mlpackage")}
+    if task != "autoencoder":
+        kinds.add(("int8", ".onnx"))
+    return tuple(recipe for recipe in RECIPES if (recipe.name, recipe.suffix) in kinds)
 
 
 def suffixes_for(task: str) -> list[str]:
