@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Task
+from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts
 from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
 from hemline.tensors import ImageReader, OutputReader
 
@@ -68,6 +68,7 @@ class Model:
         self.facts = facts
         self._lock = threading.Lock()
         if facts is not None:
+            self._labels = facts.labels
             self._images = ImageReader(facts.input, engine.input)
             self._outputs = OutputReader(engine.output, facts.output_shape)
 
@@ -80,13 +81,13 @@ class Model:
         Raises:
             InputError: as `outputs`; or the model is no classifier.
         """
-        facts = self.require_facts()
-        if facts.task != Task.CLASSIFICATION:
+        probabilities = self.outputs(images)
+        if not self._labels:
             raise InputError(
-                f"{self.path.name} is for the task {facts.task}, not classification, so it has no "
-                "classes to predict: use outputs()"
+                f"{self.path.name} is for the task {self.require_facts().task}, not "
+                "classification, so it has no classes to predict: use outputs()"
             )
-        return Prediction(probabilities=self.outputs(images), class_names=facts.labels)
+        return Prediction(probabilities=probabilities, class_names=self._labels)
 
     def outputs(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Runs one image or a batch, whatever the task.

@@ -72,6 +72,9 @@ class ImageReader:
                 f"the file's input {tensor.name} is {tensor.shape}, its facts say {facts.shape}"
             )
         self._facts, self._tensor = facts, tensor
+        shape = facts.shape
+        self._shapes = (shape, shape[:-1] if shape[-1] == 1 else shape)
+        self._single = (1, *shape)
         slack = _RANGE_SLACK * (facts.maximum - facts.minimum)
         self._low, self._high = facts.minimum - slack, facts.maximum + slack
         grid = tensor.quantization
@@ -92,17 +95,16 @@ class ImageReader:
         Raises:
             InputError: the shape or dtype is not one that the model takes.
         """
-        shape = self._facts.shape
         if not isinstance(images, np.ndarray) or images.dtype not in _DTYPES:
             found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise InputError(
                 f"images are {found}; expected a NumPy array of uint8 pixels, or of float32 "
                 f"values from {self._facts.minimum:g} to {self._facts.maximum:g}"
             )
-        short = shape[:-1] if shape[-1] == 1 else shape
-        if images.shape in (shape, short):
-            return images.reshape(1, *shape)
-        if images.shape[1:] in (shape, short) and len(images) > 0:
+        if images.shape in self._shapes:
+            return images.reshape(self._single)
+        shape = self._facts.shape
+        if images.shape[1:] in self._shapes and len(images) > 0:
             return images.reshape(-1, *shape)
         raise InputError(
             f"images have shape {images.shape}; expected {shape} for one image, "
