@@ -1,8 +1,9 @@
 """Runs files on images: several at a time, and Core ML where it cannot take this process along."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,24 @@ def run_jobs(
         HemlineError: a file cannot be loaded, or the images do not fit.
     """
     calls = [_prepare(job, images) for job in jobs]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _one_blas_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = []
         for job, run in zip(jobs, pool.map(lambda call: call(), calls), strict=True):
             progress(f"ran {job.path.name}")
             runs.append(run)
     return runs
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keeps NumPy's BLAS to a thread, as jobs take all cores already, if threadpoolctl is there."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:

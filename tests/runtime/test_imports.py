@@ -117,6 +117,7 @@ def test_imports_point_one_way() -> None:
         "onnx",
         "coremltools",
         "PIL",
+        "threadpoolctl",
     }
     assert "hemline_train" not in imported_packages(folder_of(hemline_export))
     assert "hemline_export" not in imported_packages(folder_of(hemline_train))
