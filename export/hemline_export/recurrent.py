@@ -5,6 +5,7 @@ layer, which tf2onnx finds only in tf_keras's form of the loop: `restore_recurre
 the layer's arithmetic: the rewritten float model equals the Keras model to rounding.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -81,21 +82,21 @@ class _Unrolled(keras.layers.Layer):  # type: ignore[misc]
         batch, time, _ = input_shape
         return (batch, time, self._units) if self._return_sequences else (batch, self._units)
 
+    @abstractmethod
     def _project(self, sequence: Any) -> tuple[Any, ...]:
         """Returns the products of the whole sequence, each (batch, time, …)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _start(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
         """Returns the state and memory after the first time step of `_project`, from nothing.
 
         A gate on nothing is not computed: a result that nobody reads has no range, and TFLite's
         converter then leaves what makes it in floating point.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _step(self, inputs: tuple[Any, ...], state: Any, memory: Any) -> tuple[Any, Any]:
         """Returns the state and memory after another time step."""
-        raise NotImplementedError
 
 
 # They take each value by itself, so that gates can share one, and gate(−x) = 1 − gate(x).
