@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hemline import golden
 from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for, stand_in
+from hemline.engines.base import require_one
 from hemline.errors import (
     DataError,
     EngineUnavailableError,
@@ -234,8 +235,8 @@ def make_artifact(prepared: Prepared, recipe: Recipe, folder: Path) -> Artifact:
         recipe=recipe.name,
         engine=recipe.engine,
         parent_sha256=sha256(prepared.keras_file),
-        input=structure.input,
-        output=structure.output,
+        input=require_one(path, "input", structure.inputs),
+        output=require_one(path, "output", structure.outputs),
         **TOLERANCES[recipe.name].for_task(prepared.facts.task),
         integers=None if stored_only else recipe.integers,
         calibration=prepared.calibration if recipe.calibrated and not stored_only else None,

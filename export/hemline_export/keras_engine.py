@@ -1,5 +1,6 @@
 """The float Keras model as an engine, so that `verify` has something to compare with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,11 +21,10 @@ class KerasEngine(Engine):
     def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
         model = load_keras(path)
         self._call = tensorflow.function(lambda tensor: model(tensor, training=False))
-        self.input, self.output = _spec(model.inputs[0]), _spec(model.outputs[0])
+        self.inputs, self.outputs = (_spec(model.inputs[0]),), (_spec(model.outputs[0]),)
 
-    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        output: NDArray[Any] = self._call(np.ascontiguousarray(tensor)).numpy()
-        return output
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return [self._call(np.ascontiguousarray(tensors[0])).numpy()]
 
     def embedded_facts(self) -> bytes | None:
         return None
@@ -33,8 +33,8 @@ class KerasEngine(Engine):
     def structure(cls, path: Path) -> FileStructure:
         model = load_keras(path)
         return FileStructure(
-            input=_spec(model.inputs[0]),
-            output=_spec(model.outputs[0]),
+            inputs=(_spec(model.inputs[0]),),
+            outputs=(_spec(model.outputs[0]),),
             operations=tuple(_operation(layer) for layer in model.layers),
             embedded_facts=None,
         )

@@ -18,7 +18,7 @@ from hemline.errors import (
     OutputError,
     UnknownOperationError,
 )
-from hemline.model import Model, Prediction, load
+from hemline.model import Model, ModelInfo, Prediction, load
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "ManifestError",
     "Model",
     "ModelFileError",
+    "ModelInfo",
     "OutputError",
     "Prediction",
     "UnknownOperationError",

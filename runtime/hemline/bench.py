@@ -261,7 +261,7 @@ def _load_all(
             packages.append(file)
             continue
         try:
-            models.append(load(file, threads))
+            models.append(load(file, threads=threads))
         except EngineUnavailableError as error:
             not_run[file.name] = str(error)
     return models, packages, not_run
@@ -272,7 +272,7 @@ def _timed_calls(model: Model) -> list[_Timed]:
     random = np.random.default_rng(_SEED)
     facts = model.facts
     if facts is None or facts.input.preprocessing is None:
-        return [_Timed(model.engine.run, _noise(model.engine.input, random), [])]
+        return [_Timed(model.engine.run, _noise(model.engine.inputs[0], random), [])]
     image = random.integers(0, 256, facts.input.shape, np.uint8)
     return [
         _Timed(model.engine.run, model.tensor(image), []),

@@ -422,7 +422,9 @@ def _inspect(options: argparse.Namespace) -> int:
     print(f"{result.file}: {result.size_bytes:,} bytes, runs in {result.engine}")
     print(f"sha256     {result.sha256}")
     print(f"manifest   {result.manifest}")
-    for role, tensor in (("input", result.input), ("output", result.output)):
+    tensors = [("input", tensor) for tensor in result.inputs]
+    tensors += [("output", tensor) for tensor in result.outputs]
+    for role, tensor in tensors:
         grid = tensor.quantization
         real = f", real = {grid.scale:.9g} · (q − {grid.zero_point})" if grid else ""
         print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")

@@ -17,7 +17,7 @@ from hemline.files import sha256, size_bytes
 from hemline.manifest import FILE_NAME, read_manifest
 from hemline.model import embedded_facts
 
-SCHEMA = "hemline.inspect/1"
+SCHEMA = "hemline.inspect/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,8 @@ class Inspection:
         size_bytes: of the file, or of all files of a package.
         sha256: of its content.
         manifest: `matches`, `differs` or `not listed` in the manifest beside it; `none`.
-        input: its input tensor.
-        output: its output tensor.
+        inputs: its input tensors, in order.
+        outputs: its output tensors, in order.
         operators: how often each operator stands in it.
         audit: what they compute in.
         facts: the facts inside it, or None.
@@ -58,8 +58,8 @@ class Inspection:
     size_bytes: int
     sha256: str
     manifest: str
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     operators: Mapping[str, int]
     audit: Audit
     facts: EmbeddedFacts | None
@@ -89,8 +89,8 @@ def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspec
         size_bytes=size_bytes(path),
         sha256=digest,
         manifest=_manifest_state(path, digest),
-        input=structure.input,
-        output=structure.output,
+        inputs=structure.inputs,
+        outputs=structure.outputs,
         operators=structure.operators,
         audit=audit(structure.operations),
         facts=embedded_facts(path, structure.embedded_facts),

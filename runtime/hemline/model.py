@@ -1,25 +1,30 @@
 """A model file, loaded: images in, class probabilities or other outputs out."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hemline.documents import decode, to_json
-from hemline.engines import Engine, engine_for
+from hemline.engines import Engine, engine_for, engine_names
+from hemline.engines.base import require_one
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts
+from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts, TensorSpec
 from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
 from hemline.tensors import ImageReader, OutputReader
 
-# Engines without a fixed batch get this many images at a time, to bound memory.
+# This many images of a batch are preprocessed at a time, to bound memory.
 _CHUNK = 256
+# Of a folder's artifacts, this recipe's is loaded if its engine is installed.
+_FIRST_CHOICE = "int8"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+# Not frozen, as that would make it cost a third of a microsecond more, in every call.
+@dataclass(slots=True, kw_only=True, eq=False)
 class Prediction:
     """What a classifier says of n images.
 
@@ -51,26 +56,86 @@ class Prediction:
         ]
 
 
-class Model:
-    """A model file opened by its engine. Made by `load`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is known of a loaded model.
 
-    One call runs at a time: several threads may share a Model, but gain no speed by it.
+    Attributes:
+        file: its file name.
+        engine: what runs it.
+        engine_version: the engine's own.
+        inputs: the file's input tensors, in order.
+        outputs: the file's output tensors, in order.
+        facts: labels, preprocessing and more; None for a file that Hemline did not make.
+        artifact: how the file was made; None for a file that Hemline did not export.
+    """
+
+    file: str
+    engine: str
+    engine_version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    facts: ModelFacts | None
+    artifact: ArtifactFacts | None
+
+
+class Model:
+    """A model file opened by its engine. Made by `load`; a context manager that closes it.
+
+    Several threads may share a Model: one call runs at a time and the others wait, so they gain
+    no speed by it. For that, load the file once for each thread, as engines let go of Python's
+    lock while they compute.
 
     Attributes:
         path: the file.
         engine: what runs it.
         facts: labels, preprocessing and more, or None for a file that Hemline did not make.
+        artifact: how the file was made, or None for a file that Hemline did not export.
     """
 
-    def __init__(self, path: Path, engine: Engine, facts: ModelFacts | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        facts: ModelFacts | None,
+        artifact: ArtifactFacts | None = None,
+    ) -> None:
         self.path = path
         self.engine = engine
         self.facts = facts
+        self.artifact = artifact
         self._lock = threading.Lock()
+        self._labels: tuple[str, ...] = ()
+        self._images: ImageReader | None = None
         if facts is not None:
             self._labels = facts.labels
-            self._images = ImageReader(facts.input, engine.input)
-            self._outputs = OutputReader(engine.output, facts.output_shape)
+            self._images = ImageReader(facts.input, require_one(path, "input", engine.inputs))
+            output = require_one(path, "output", engine.outputs)
+            self._outputs = OutputReader(output, facts.output_shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the engine and its memory. A later call raises InputError."""
+        with self._lock:
+            self.engine = cast(Engine, _Closed(self.path))
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model and its file."""
+        return ModelInfo(
+            file=self.path.name,
+            engine=self.engine.name,
+            engine_version=self.engine.version(),
+            inputs=self.engine.inputs,
+            outputs=self.engine.outputs,
+            facts=self.facts,
+            artifact=self.artifact,
+        )
 
     def predict(self, images: NDArray[Any]) -> Prediction:
         """Classifies one image or a batch.
@@ -103,16 +168,38 @@ class Model:
         Raises:
             InputError: wrong shape, dtype or values (NaN included), or the file carries no
                 facts, so its preprocessing is not known: `run` takes raw tensors.
+            ModelFileError: the engine cannot run the file.
         """
-        facts, batch = self.require_facts(), self._images.batch(images)
-        if len(batch) == 1:
-            return self._outputs.read(self.run(self._images.tensor(batch)))
-        step = _CHUNK if self.engine.input.shape[0] is None else 1
+        if self._images is None:
+            self.require_facts()
+        else:
+            with self._lock:
+                tensor = self._images.one(images)
+                if tensor is not None:
+                    return self._outputs.read(self.engine.run(tensor))
+        return self._outputs_of_batch(images)
+
+    def _outputs_of_batch(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        facts, reader = self.require_facts(), self._require_images()
+        batch = reader.batch(images)
+        takes_any_batch = self.engine.inputs[0].shape[0] is None
         outputs = np.empty((len(batch), *facts.output_shape), np.float32)
-        for start in range(0, len(batch), step):
-            tensor = self._images.tensor(batch[start : start + step])
-            outputs[start : start + step] = self._outputs.read(self.run(tensor))
+        for start in range(0, len(batch), _CHUNK):
+            tensors = reader.tensor(batch[start : start + _CHUNK])
+            raw = self._run(tensors) if takes_any_batch else self._run_each(tensors)
+            outputs[start : start + _CHUNK] = self._outputs.read(raw)
         return outputs
+
+    def _run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        with self._lock:
+            return self.engine.run(tensor)
+
+    def _run_each(self, tensors: NDArray[Any]) -> NDArray[Any]:
+        lock, run, outputs = self._lock, self.engine.run, []
+        for i in range(len(tensors)):
+            with lock:
+                outputs.append(run(tensors[i : i + 1]))
+        return np.concatenate(outputs)
 
     def tensor(self, images: NDArray[Any]) -> NDArray[Any]:
         """Returns the tensor that `outputs` would give the engine for one image or a batch.
@@ -120,13 +207,55 @@ class Model:
         Raises:
             InputError: as `outputs`.
         """
-        self.require_facts()
-        return self._images.tensor(self._images.batch(images))
+        reader = self._require_images()
+        return reader.tensor(reader.batch(images))
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """Runs the engine once on a tensor of exactly the file's own input shape and dtype."""
+        """Runs a file of one input and one output once, on a raw tensor.
+
+        Args:
+            tensor: of exactly the file's own input shape and dtype.
+
+        Returns:
+            The file's own output tensor.
+
+        Raises:
+            InputError: the tensor does not fit the file's input.
+            ModelFileError: the file has several inputs or outputs, which `run_all` takes; or its
+                engine cannot run it.
+        """
+        source = require_one(self.path, "input", self.engine.inputs)
+        result = require_one(self.path, "output", self.engine.outputs)
+        return self.run_all({source.name: tensor})[result.name]
+
+    def run_all(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Runs any file once, on raw tensors by the names of its inputs.
+
+        Args:
+            tensors: one for each input, of exactly its shape and dtype.
+
+        Returns:
+            The file's own output tensors, by name.
+
+        Raises:
+            InputError: a tensor is missing, unknown or does not fit.
+            ModelFileError: the engine cannot run the file.
+        """
+        names = [spec.name for spec in self.engine.inputs]
+        if set(tensors) != set(names):
+            raise InputError(
+                f"{self.path.name} takes tensors named {', '.join(names)}; got "
+                f"{', '.join(tensors) or 'none'}"
+            )
+        for spec in self.engine.inputs:
+            _require_fit(self.path, spec, tensors[spec.name])
         with self._lock:
-            return self.engine.run(tensor)
+            found = self.engine.run_all([tensors[name] for name in names])
+        return {spec.name: tensor for spec, tensor in zip(self.engine.outputs, found, strict=True)}
+
+    def _require_images(self) -> ImageReader:
+        self.require_facts()
+        return cast(ImageReader, self._images)
 
     def require_facts(self) -> ModelFacts:
         """Returns the facts.
@@ -142,24 +271,56 @@ class Model:
         return self.facts
 
 
+class _Closed:
+    """Stands where the engine of a closed model was."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.name
+
+    def __getattr__(self, _: str) -> NoReturn:
+        raise InputError(f"{self._file} is closed: load it again")
+
+
+def _require_fit(path: Path, spec: TensorSpec, tensor: NDArray[Any]) -> None:
+    if (
+        not isinstance(tensor, np.ndarray)
+        or tensor.dtype != spec.dtype
+        or len(tensor.shape) != len(spec.shape)
+        or any(size not in (None, own) for own, size in zip(tensor.shape, spec.shape, strict=True))
+    ):
+        found = (
+            f"{tensor.dtype} {list(tensor.shape)}"
+            if isinstance(tensor, np.ndarray)
+            else type(tensor).__name__
+        )
+        shape = ["any" if size is None else size for size in spec.shape]
+        raise InputError(
+            f"{path.name}: the tensor {spec.name} is {found}; expected a NumPy array of "
+            f"{spec.dtype} [{', '.join(map(str, shape))}]"
+        )
+
+
 def load(
     path: str | Path,
-    threads: int = 1,
     *,
     engine: str | None = None,
+    threads: int = 1,
     compute_units: str | None = None,
 ) -> Model:
     """Opens a model file.
 
     A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
-    one. Without a manifest, the facts inside the file are used.
+    one. Without a manifest, the facts inside the file are used. A file that has none, because
+    another tool made it, runs on raw tensors.
 
     Args:
-        path: a .tflite or .onnx file, or an .mlpackage folder.
-        threads: how many threads the engine may use, at least 1.
+        path: a .tflite or .onnx file, or an .mlpackage folder; or a folder of them, from which
+            the manifest's int8 artifact is taken if its engine is installed, else the first one
+            whose engine is. Without a manifest the folder must hold just one.
         engine: what runs it; None for the suffix's own. An .mlpackage runs in `coreml` on macOS;
             `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
             the last bit. `litert-builtin` runs a .tflite file without XNNPACK.
+        threads: how many threads the engine may use, at least 1.
         compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
             or CPU_AND_GPU.
 
@@ -176,17 +337,50 @@ def load(
         raise InputError(f"threads must be at least 1, got {threads}")
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
+    if path.is_dir() and not engine_names(path):
+        return _load_folder(path, engine, threads, compute_units)
     engine_class = engine_for(path, engine)
-    facts = _facts_from_manifest(path)
+    listed = _listed_facts(path)
     if compute_units is None:
         opened = engine_class(path, threads)
     else:
         _check_compute_units(engine_class, compute_units)
         opened = engine_class(path, threads, compute_units)
-    if facts is None:
-        embedded = embedded_facts(path, opened.embedded_facts())
-        facts = embedded.model if embedded else None
-    return Model(path, opened, facts)
+    if listed is not None:
+        return Model(path, opened, *listed)
+    found = embedded_facts(path, opened.embedded_facts())
+    return Model(path, opened, found.model, found.artifact) if found else Model(path, opened, None)
+
+
+def _load_folder(
+    folder: Path, engine: str | None, threads: int, compute_units: str | None
+) -> Model:
+    """Opens the file of a folder that `load` is documented to take."""
+    if (folder / FILE_NAME).is_file():
+        artifacts = read_manifest(folder).artifacts
+        files = [
+            folder / artifact.file
+            for artifact in sorted(artifacts, key=lambda a: a.facts.recipe != _FIRST_CHOICE)
+        ]
+    else:
+        files = sorted(path for path in folder.iterdir() if engine_names(path))
+        if len(files) != 1:
+            raise ModelFileError(
+                f"{folder} has no {FILE_NAME} and holds {len(files)} model files, expected one: "
+                f"name the file to load{''.join(f', {path.name}' for path in files)}"
+            )
+    reasons = []
+    for path in files:
+        if engine is not None and engine not in engine_names(path):
+            continue
+        try:
+            return load(path, engine=engine, threads=threads, compute_units=compute_units)
+        except EngineUnavailableError as error:
+            reasons.append(f"{path.name}: {error}")
+    raise EngineUnavailableError(
+        f"nothing in {folder} runs here: "
+        f"{'; '.join(reasons) or f'the engine {engine} is for none of its files'}"
+    )
 
 
 def _check_compute_units(engine_class: type[Engine], compute_units: str) -> None:
@@ -253,7 +447,13 @@ def _first_difference(one: Any, other: Any, key: str = "") -> tuple[str, Any, An
     return next((difference for difference in found if difference), None)
 
 
-def _facts_from_manifest(path: Path) -> ModelFacts | None:
+def _listed_facts(path: Path) -> tuple[ModelFacts, ArtifactFacts | None] | None:
+    """Returns what the manifest beside a file says of it, None if it is not listed in one.
+
+    Raises:
+        ChecksumError: the file is not the one that the manifest records.
+        ManifestError: the manifest is not valid.
+    """
     if not (path.parent / FILE_NAME).is_file():
         return None
     manifest = read_manifest(path.parent)
@@ -261,4 +461,5 @@ def _facts_from_manifest(path: Path) -> ModelFacts | None:
     if recorded is None:
         return None
     check_sha256(path, recorded)
-    return manifest.model
+    artifacts = {artifact.file: artifact.facts for artifact in manifest.artifacts}
+    return manifest.model, artifacts.get(path.name)

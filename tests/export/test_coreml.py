@@ -62,9 +62,9 @@ def test_all_but_the_probabilities_is_float16(package: Path) -> None:
 
 def test_the_structure_names_ends_and_labels_in_order(package: Path) -> None:
     structure = CoreMLEngine.structure(package)
-    assert (structure.input.name, structure.input.shape) == ("rows", (1, 6, 4))
-    assert structure.input.dtype == "float16"
-    assert structure.output.shape == (1, 3)
+    assert (structure.inputs[0].name, structure.inputs[0].shape) == ("rows", (1, 6, 4))
+    assert structure.inputs[0].dtype == "float16"
+    assert structure.outputs[0].shape == (1, 3)
     assert structure.embedded_facts == CoreMLEngine.read_facts(package) == b"{}"
     spec = read_spec(package)
     assert spec.description.predictedFeatureName == "classLabel"
@@ -83,8 +83,8 @@ def test_without_labels_it_gives_an_array_under_the_name_of_all_files(tmp_path: 
     path = tmp_path / "m.float16.mlpackage"
     write_package(path, coreml_from_frozen(frozen, ()))
     structure = CoreMLEngine.structure(path)
-    assert (structure.output.name, structure.output.shape) == ("values", (1, 4, 4, 2))
-    assert (structure.input.dtype, structure.output.dtype) == ("float16", "float16")
+    assert (structure.outputs[0].name, structure.outputs[0].shape) == ("values", (1, 4, 4, 2))
+    assert (structure.inputs[0].dtype, structure.outputs[0].dtype) == ("float16", "float16")
     assert "classify" not in structure.operators
 
 

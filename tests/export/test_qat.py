@@ -71,7 +71,7 @@ def open_content(content: bytes, folder: Path) -> LiteRTEngine:
 
 
 def predict(engine: LiteRTEngine, values: Any) -> Any:
-    taken, given = engine.input.quantization, engine.output.quantization
+    taken, given = engine.inputs[0].quantization, engine.outputs[0].quantization
     assert taken is not None
     assert given is not None
     grid = np.round(values / taken.scale) + taken.zero_point
@@ -156,8 +156,8 @@ def test_the_file_is_the_trained_model_in_integers(
     kinds = {t.type for t in schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors}
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}
     engine = open_content(content, tmp_path)
-    assert (engine.input.name, engine.output.name) == ("image", "probabilities")
-    assert (engine.input.dtype, engine.output.dtype) == ("int8", "int8")
+    assert (engine.inputs[0].name, engine.outputs[0].name) == ("image", "probabilities")
+    assert (engine.inputs[0].dtype, engine.outputs[0].dtype) == ("int8", "int8")
     values = samples.validation_values[:50]
     found, expected = predict(engine, values), np.asarray(quantized(values, training=False))
     # The output's own step is 1/256; kernels round each layer's result by themselves.

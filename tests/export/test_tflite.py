@@ -52,8 +52,8 @@ def open_content(content: bytes, folder: Path) -> LiteRTEngine:
 def test_float32_is_the_keras_model_with_named_ends(small: Any, tmp_path: Path) -> None:
     model, frozen = small
     engine = open_content(tflite_from_frozen(frozen), tmp_path)
-    assert (engine.input.name, engine.output.name) == ("image", "probabilities")
-    assert (engine.input.dtype, engine.input.shape) == ("float32", (1, 8, 8, 1))
+    assert (engine.inputs[0].name, engine.outputs[0].name) == ("image", "probabilities")
+    assert (engine.inputs[0].dtype, engine.inputs[0].shape) == ("float32", (1, 8, 8, 1))
     sample = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
     np.testing.assert_allclose(engine.run(sample), np.asarray(model(sample)), atol=1e-6)
 
@@ -61,8 +61,8 @@ def test_float32_is_the_keras_model_with_named_ends(small: Any, tmp_path: Path) 
 def test_int8_is_integers_from_end_to_end(small: Any, calibration: Any, tmp_path: Path) -> None:
     content = int8_tflite_from_frozen(small[1], calibration)
     engine = open_content(content, tmp_path)
-    assert (engine.input.dtype, engine.output.dtype) == ("int8", "int8")
-    assert (engine.input.name, engine.output.name) == ("image", "probabilities")
+    assert (engine.inputs[0].dtype, engine.outputs[0].dtype) == ("int8", "int8")
+    assert (engine.inputs[0].name, engine.outputs[0].name) == ("image", "probabilities")
     kinds = {t.type for t in schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors}
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}
 
@@ -77,9 +77,9 @@ def count_types(content: bytes) -> dict[int, int]:
 def test_int16x8_is_integers_from_end_to_end(small: Any, calibration: Any, tmp_path: Path) -> None:
     content = int16x8_tflite_from_frozen(small[1], calibration)
     engine = open_content(content, tmp_path)
-    assert (engine.input.dtype, engine.output.dtype) == ("int16", "int16")
-    assert engine.input.quantization is not None
-    assert engine.input.quantization.zero_point == 0
+    assert (engine.inputs[0].dtype, engine.outputs[0].dtype) == ("int16", "int16")
+    assert engine.inputs[0].quantization is not None
+    assert engine.inputs[0].quantization.zero_point == 0
     kinds = {t.type for t in schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors}
     types = schema.TensorType
     assert kinds <= {types.INT8, types.INT16, types.INT32, types.INT64}
@@ -106,7 +106,7 @@ def test_weight_recipes_keep_float_ends(
     )
     content = convert(frozen)
     engine = open_content(content, tmp_path)
-    assert (engine.input.dtype, engine.output.dtype) == ("float32", "float32")
+    assert (engine.inputs[0].dtype, engine.outputs[0].dtype) == ("float32", "float32")
     assert count_types(content)[weights] == 1
     sample = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
     change = np.abs(engine.run(sample) - np.asarray(model(sample))).max()
@@ -158,7 +158,7 @@ def test_embedding_facts_changes_nothing_else(small: Any, calibration: Any, tmp_
     before, after = open_content(content, tmp_path), open_content(embedded, tmp_path)
     assert before.embedded_facts() is None
     assert after.embedded_facts() == b'{"schema": "x"}'
-    assert (after.input, after.output) == (before.input, before.output)
+    assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
     tensor = np.random.default_rng(4).integers(-128, 128, (1, 8, 8, 1), np.int8)
     np.testing.assert_array_equal(after.run(tensor), before.run(tensor))
 

@@ -33,7 +33,7 @@ class FakeModel:
         self.path, self.clock, self.number = path, clock, number
         spec = TensorSpec(name="image", shape=(None, 2), dtype="int8")
         self.engine = SimpleNamespace(
-            name="fake", version=lambda: "1", input=spec, run=self.run_bare
+            name="fake", version=lambda: "1", inputs=(spec,), run=self.run_bare
         )
         facts = SimpleNamespace(
             task="classification", input=SimpleNamespace(shape=(2,), preprocessing=object())

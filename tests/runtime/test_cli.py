@@ -337,7 +337,7 @@ def test_inspect_as_json(exported: Path, capsys: Captured) -> None:
     status, out, _ = run(capsys, "inspect", exported / "separable.float32.onnx", "--json")
     document = json.loads(out)
     assert status == 0
-    assert document["schema"] == "hemline.inspect/1"
+    assert document["schema"] == "hemline.inspect/2"
     assert document["file"] == "separable.float32.onnx"
     assert document["facts"]["artifact"]["engine"] == "onnxruntime"
 

@@ -660,7 +660,7 @@ def test_an_operation_gives_what_numpy_or_tensorflow_gives(
         x = c.values(SAMPLES, *shape[1:])
         found = engine.run(x)
         assert found.dtype == dtype
-        assert engine.output.shape == (None, *found.shape[1:])
+        assert engine.outputs[0].shape == (None, *found.shape[1:])
         right = np.asarray(expected(f32(x)))
         relative, absolute = (1e-5, 1e-5) if dtype == np.float32 else (2e-3, 2e-3)
         np.testing.assert_allclose(f32(found), right, relative, absolute, err_msg=f"seed {seed}")
@@ -839,7 +839,7 @@ def test_it_agrees_with_the_float_model(exported: Path, garments: Path) -> None:
     with np.load(garments / "test.npz") as data:
         images = data["images"][:1_000]
     model = hemline.load(exported / "separable.float16.mlpackage", engine="coreml-reference")
-    assert model.engine.input.shape == (None, 28, 28, 1)
+    assert model.engine.inputs[0].shape == (None, 28, 28, 1)
     found = model.predict(images)
     expected = hemline.load(exported / "separable.float.keras").predict(images)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-2)

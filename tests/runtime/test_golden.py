@@ -440,8 +440,8 @@ def test_impossible_vectors(folder: Path) -> None:
 
 def probabilities(path: Path, model: ModelFacts, kernels: OpResolverType) -> NDArray[np.float32]:
     opened = hemline.load(path).engine
-    read = ImageReader(model.input, opened.input)
-    outputs = OutputReader(opened.output, model.output_shape)
+    read = ImageReader(model.input, opened.inputs[0])
+    outputs = OutputReader(opened.outputs[0], model.output_shape)
     interpreter = Interpreter(str(path), experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
     rows = []

@@ -37,18 +37,18 @@ def test_every_kind_of_file(
     found = inspect(exported / file)
     assert (found.file, found.engine, found.manifest) == (file, engine, "matches")
     assert found.sha256 == sha256(exported / file)
-    assert (found.input.name, found.input.dtype) == ("image", input_dtype)
-    assert found.input.shape == (1, 28, 28, 1)
-    assert found.output.shape == (1, 10)
+    assert (found.inputs[0].name, found.inputs[0].dtype) == ("image", input_dtype)
+    assert found.inputs[0].shape == (1, 28, 28, 1)
+    assert found.outputs[0].shape == (1, 10)
     assert {name: found.operators[name] for name in operators} == operators
     if file.endswith("int8.tflite"):
         assert dict(found.operators) == operators
-        assert found.input.quantization is not None
-        assert found.output.quantization is not None
+        assert found.inputs[0].quantization is not None
+        assert found.outputs[0].quantization is not None
     assert found.facts is not None
     assert found.facts.model.labels[0] == "T-shirt/top"
     assert f"separable.{found.facts.artifact.recipe}." in file
-    assert encode(SCHEMA, found).startswith(b'{\n "schema": "hemline.inspect/1",\n "file": "sep')
+    assert encode(SCHEMA, found).startswith(b'{\n "schema": "hemline.inspect/2",\n "file": "sep')
 
 
 def test_sizes(exported: Path) -> None:

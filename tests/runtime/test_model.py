@@ -1,5 +1,7 @@
 import shutil
+import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from hemline.errors import (
     ModelFileError,
 )
 from hemline.model import Model, Prediction
+from hemline.quiet import quiet
+from hemline_export.backend import tensorflow
 
 FILES = ["separable.int8.tflite", "separable.float32.tflite", "separable.float32.onnx"]
 FLOAT_FILES = FILES[1:]
@@ -138,7 +142,7 @@ def test_a_foreign_tflite_file_runs_but_does_not_predict(
 
 def test_a_foreign_onnx_file_runs_but_does_not_predict(foreign_onnx: Path) -> None:
     model = hemline.load(foreign_onnx)
-    assert model.engine.input.shape == (None, 3)
+    assert model.engine.inputs[0].shape == (None, 3)
     output = model.run(np.zeros((2, 3), np.float32))
     assert output == pytest.approx(np.full((2, 3), 1 / 3))
     with pytest.raises(InputError, match="has no Hemline facts"):
@@ -237,19 +241,158 @@ def test_a_folder_is_no_model_file(tmp_path: Path, suffix: str) -> None:
         hemline.load(path)
 
 
-def test_several_inputs(tmp_path: Path) -> None:
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "y"], ["z"])],
-        "g",
-        [value(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"],
-        [value("z", onnx.TensorProto.FLOAT, [1])],
+@pytest.fixture(scope="module", params=[".tflite", ".onnx"])
+def two_and_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A foreign file with the inputs x and count, and the outputs sum and twice."""
+    path = tmp_path_factory.mktemp("foreign") / f"two{request.param}"
+    if request.param == ".onnx":
+        value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+        graph = onnx.helper.make_graph(
+            [
+                node("Cast", ["count"], ["c"], to=onnx.TensorProto.FLOAT),
+                node("Add", ["x", "c"], ["sum"]),
+                node("Add", ["count", "count"], ["twice"]),
+            ],
+            "g",
+            [
+                value("x", onnx.TensorProto.FLOAT, [2, 3]),
+                value("count", onnx.TensorProto.INT32, [1]),
+            ],
+            [
+                value("sum", onnx.TensorProto.FLOAT, [2, 3]),
+                value("twice", onnx.TensorProto.INT32, [1]),
+            ],
+        )
+        opsets = [onnx.helper.make_opsetid("", 18)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+        return path
+    module = tensorflow.Module()
+    module.f = tensorflow.function(
+        lambda x, count: {"sum": x + tensorflow.cast(count, "float32"), "twice": count + count},
+        input_signature=[
+            tensorflow.TensorSpec((2, 3), "float32", "x"),
+            tensorflow.TensorSpec((1,), "int32", "count"),
+        ],
     )
-    path = tmp_path / "two.onnx"
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    with pytest.raises(ModelFileError, match=r"two\.onnx has 2 inputs, expected exactly one"):
-        hemline.load(path)
+    folder = tmp_path_factory.mktemp("saved")
+    tensorflow.saved_model.save(module, str(folder), module.f)
+    with quiet():
+        path.write_bytes(tensorflow.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
+    return path
+
+
+def test_several_inputs_and_outputs_go_by_name(two_and_two: Path) -> None:
+    model = hemline.load(two_and_two)
+    assert {(spec.name, spec.shape, spec.dtype) for spec in model.info.inputs} == {
+        ("x", (2, 3), "float32"),
+        ("count", (1,), "int32"),
+    }
+    given = {"count": np.array([5], np.int32), "x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    found = model.run_all(given)
+    assert set(found) == {"sum", "twice"}
+    assert found["sum"].tolist() == [[5, 6, 7], [8, 9, 10]]
+    assert (found["twice"].dtype, found["twice"].tolist()) == (np.int32, [10])
+    with pytest.raises(ModelFileError, match=r"has 2 inputs, expected exactly one"):
+        model.run(given["x"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"takes tensors named (x, count|count, x); got none"),
+        ({"x": np.zeros((2, 3), np.float32)}, r"takes tensors named .*; got x"),
+        (
+            {"x": np.zeros((2, 3)), "count": np.zeros(1, np.int32)},
+            r"the tensor x is float64 \[2, 3\]; expected a NumPy array of float32 \[2, 3\]",
+        ),
+        (
+            {"x": np.zeros((3, 3), np.float32), "count": np.zeros(1, np.int32)},
+            r"the tensor x is float32 \[3, 3\]; expected",
+        ),
+        ({"x": [[0.0] * 3] * 2, "count": np.zeros(1, np.int32)}, r"the tensor x is list; expected"),
+    ],
+)
+def test_raw_tensors_that_do_not_fit(two_and_two: Path, given: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        hemline.load(two_and_two).run_all(given)
+
+
+def test_any_number_of_rows(tmp_path: Path) -> None:
+    """LiteRT's interpreter is resized; a shape beyond what the file leaves open is refused."""
+    function = tensorflow.function(
+        lambda x: tensorflow.reduce_sum(x, axis=1),
+        input_signature=[tensorflow.TensorSpec((None, 3), "float32", "x")],
+    )
+    concrete = function.get_concrete_function()
+    with quiet():
+        converter = tensorflow.lite.TFLiteConverter.from_concrete_functions([concrete], function)
+        (tmp_path / "any.tflite").write_bytes(converter.convert())
+    model = hemline.load(tmp_path / "any.tflite")
+    assert model.info.inputs[0].shape == (None, 3)
+    for n in (1, 4, 4, 2):
+        rows = np.arange(3 * n, dtype=np.float32).reshape(n, 3)
+        assert model.run(rows).tolist() == rows.sum(axis=1).tolist()
+    with pytest.raises(InputError, match=r"float32 \[4, 2\]; expected .* float32 \[any, 3\]"):
+        model.run(np.zeros((4, 2), np.float32))
+
+
+def test_what_is_known_of_a_model(exported: Path, foreign_onnx: Path) -> None:
+    with hemline.load(exported / FILES[0]) as model:
+        info = model.info
+    assert (info.file, info.engine) == (FILES[0], "litert")
+    assert info.engine_version == version("ai-edge-litert")
+    assert [spec.dtype for spec in info.inputs + info.outputs] == ["int8", "int8"]
+    assert info.facts is not None
+    assert info.artifact is not None
+    assert (info.facts.model, info.artifact.recipe) == ("separable", "int8")
+    foreign = hemline.load(foreign_onnx).info
+    assert (foreign.facts, foreign.artifact) == (None, None)
+
+
+def test_a_closed_model(exported: Path) -> None:
+    image = np.zeros((28, 28), np.uint8)
+    with hemline.load(exported / FILES[0]) as model:
+        tensor = model.tensor(image)
+        model.predict(image)
+    for call, argument in ((model.predict, image), (model.run, tensor)):
+        with pytest.raises(InputError, match=r"separable\.int8\.tflite is closed: load it again"):
+            call(argument)
+
+
+@pytest.mark.parametrize(
+    ("engine", "file"),
+    [(None, FILES[0]), ("litert-builtin", FILES[0]), ("onnxruntime", FILES[2])],
+)
+def test_a_folder_gives_its_int8_file_or_that_of_an_engine(
+    exported: Path, engine: str | None, file: str
+) -> None:
+    model = hemline.load(exported, engine=engine)
+    assert model.path == exported / file
+    assert engine is None or model.engine.name == engine
+
+
+def test_a_folder_gives_what_runs_here(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "hemline.engines.litert")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    assert hemline.load(exported).path.name == "separable.float32.onnx"
+    with pytest.raises(
+        EngineUnavailableError,
+        match=r"nothing in .*exported.* runs here: separable\.int8\.tflite: running \.tflite",
+    ):
+        hemline.load(exported, engine="litert")
+    with pytest.raises(EngineUnavailableError, match="the engine tpu is for none of its files"):
+        hemline.load(exported, engine="tpu")
+
+
+def test_a_folder_without_a_manifest(exported: Path, tmp_path: Path) -> None:
+    for found in ("0 model files, expected one: name the file to load$", None, "2 model files"):
+        if found is None:
+            assert hemline.load(tmp_path).path.name == FILES[0]
+            shutil.copy(exported / FILES[2], tmp_path)
+        else:
+            with pytest.raises(ModelFileError, match=f"no manifest.json and holds {found}"):
+                hemline.load(tmp_path)
+            shutil.copy(exported / FILES[0], tmp_path)
 
 
 def test_core_ml_needs_a_mac(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +408,7 @@ def test_core_ml_needs_a_mac(exported: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads(exported: Path, threads: int) -> None:
     with pytest.raises(InputError, match=f"threads must be at least 1, got {threads}"):
-        hemline.load(exported / FILES[0], threads)
+        hemline.load(exported / FILES[0], threads=threads)
 
 
 def test_bad_images_reach_no_engine(exported: Path) -> None:

@@ -214,7 +214,7 @@ def test_other_samples_need_keras(
     def no_keras(path: Path, threads: int = 1) -> hemline.Model:
         if path.suffix == ".keras":
             raise EngineUnavailableError("no Keras")
-        return hemline.load(path, threads)
+        return hemline.load(path, threads=threads)
 
     with monkeypatch.context() as patched:
         patched.setattr("hemline.parity.load", no_keras)

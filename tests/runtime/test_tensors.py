@@ -106,6 +106,43 @@ def test_pixels_take_the_same_values_as_the_long_way(
     assert tensor.shape == (1, 16, 16)
     assert (tensor.ravel() == expected).all()
     assert (reader.tensor(table.reshape(1, 16, 16)) == tensor).all()
+    one = reader.one(pixels)
+    assert one is not None
+    assert (one.dtype, one.shape) == (dtype, (1, 16, 16))
+    assert (one == tensor).all()
+
+
+@pytest.mark.parametrize("spec", [FLOATS, INTEGERS, replace(FLOATS, dtype="float16")])
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (1, 28, 28), (1, 28, 28, 1)])
+def test_one_image_of_pixels_in_the_fewest_steps(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    reader = ImageReader(FACTS, spec)
+    for seed in range(2):
+        image = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+        expected = reader.tensor(reader.batch(image))
+        for laid_out in (image, np.asfortranarray(image), np.repeat(image, 2, axis=-1)[..., ::2]):
+            tensor = reader.one(laid_out.reshape(shape))
+            assert tensor is not None
+            assert (tensor.dtype, tensor.flags.c_contiguous) == (spec.dtype, True)
+            assert (tensor == expected).all()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((28, 28), np.float32),
+        np.zeros((2, 28, 28), np.uint8),
+        np.zeros((27, 28), np.uint8),
+        np.ma.masked_array(np.zeros((28, 28), np.uint8)),
+        [[0] * 28] * 28,
+    ],
+)
+def test_what_takes_the_longer_way(images: Any) -> None:
+    assert ImageReader(FACTS, INTEGERS).one(images) is None
+
+
+def test_pixels_without_preprocessing_take_no_way() -> None:
+    reader = ImageReader(replace(FACTS, preprocessing=None), FLOATS)
+    assert reader.one(np.zeros((28, 28), np.uint8)) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -62,9 +62,14 @@ def engine_for(path: Path, name: str | None = None) -> type[Engine]:
     )
 
 
+def engine_names(path: Path) -> tuple[str, ...]:
+    """Returns the names of the engines for a file, by its suffix, the default first."""
+    return tuple(_BUILT_IN.get(path.suffix, ()))
+
+
 def stand_in(engine: str) -> str | None:
     """Returns the engine that judges the files of one that does not run on this system, if any."""
     return "coreml-reference" if engine == "coreml" and not coreml.runs_here() else None
 
 
-__all__ = ["Arithmetic", "Engine", "Operation", "engine_for", "stand_in"]
+__all__ = ["Arithmetic", "Engine", "Operation", "engine_for", "engine_names", "stand_in"]

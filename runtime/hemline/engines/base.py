@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
 from hemline.errors import ModelFileError
 from hemline.facts import TensorSpec
+
+T = TypeVar("T")
 
 
 class Arithmetic(StrEnum):
@@ -52,14 +54,14 @@ class FileStructure:
     """What a model file says of itself.
 
     Attributes:
-        input: its input tensor.
-        output: its output tensor.
+        inputs: its input tensors, in order.
+        outputs: its output tensors, in order.
         operations: its operators, in order.
         embedded_facts: the facts document inside it, or None if it has none.
     """
 
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     operations: tuple[Operation, ...]
     embedded_facts: bytes | None
 
@@ -70,19 +72,19 @@ class FileStructure:
 
 
 class Engine(ABC):
-    """A model file opened by one engine: one input tensor, one output tensor.
+    """A model file opened by one engine.
 
     Attributes:
         name: the engine's name in manifests.
         compute_units: what it can be told to run on, its default first; none for most engines.
-        input: the file's input, as the engine sees it.
-        output: the file's output.
+        inputs: the file's input tensors, in order, as the engine sees them.
+        outputs: the file's output tensors, in order.
     """
 
     name: ClassVar[str]
     compute_units: ClassVar[tuple[str, ...]] = ()
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     @abstractmethod
     def __init__(self, path: Path, threads: int, compute_units: str | None = None) -> None:
@@ -100,8 +102,16 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Runs the model once, and returns each output.
+
+        Args:
+            tensors: one for each input, of exactly its shape and dtype.
+        """
+
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """Runs the model once on a tensor of exactly the input's shape and dtype."""
+        """Runs a model of one input once, and returns its first output."""
+        return self.run_all([tensor])[0]
 
     @abstractmethod
     def embedded_facts(self) -> bytes | None:
@@ -133,7 +143,7 @@ class Engine(ABC):
         """Returns the engine's own version."""
 
 
-def require_one(path: Path, kind: str, found: list[Any]) -> Any:
+def require_one(path: Path, kind: str, found: Sequence[T]) -> T:
     """Returns the only item of a list of inputs or outputs.
 
     Raises:

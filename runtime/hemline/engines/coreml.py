@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.engines.base import Engine, FileStructure
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 from hemline.quiet import quiet
@@ -50,15 +50,17 @@ class CoreMLEngine(Engine):
             )
         self._model: Any = open_package(path, load=True, compute_units=compute_units)
         spec = self._model.get_spec()
-        self.input, self.output = describe_tensors(path, spec)
+        self.inputs, self.outputs = describe_tensors(path, spec)
         self._labels = _class_labels(spec)
 
-    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        found: Any = self._model.predict({self.input.name: tensor})[self.output.name]
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        given = {spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)}
+        found: Any = self._model.predict(given)
         if not self._labels:
-            return np.asarray(found)
+            return [np.asarray(found[spec.name]) for spec in self.outputs]
         # A classifier gives a dictionary.
-        return np.array([[found[label] for label in self._labels]], dtype=np.float32)
+        probabilities = found[self.outputs[0].name]
+        return [np.array([[probabilities[label] for label in self._labels]], dtype=np.float32)]
 
     def embedded_facts(self) -> bytes | None:
         return _embedded_facts(self._model)
@@ -89,10 +91,10 @@ class CoreMLEngine(Engine):
 
         model = open_package(path, load=False)
         spec = model.get_spec()
-        tensors = describe_tensors(path, spec)
+        inputs, outputs = describe_tensors(path, spec)
         return FileStructure(
-            input=tensors[0],
-            output=tensors[1],
+            inputs=inputs,
+            outputs=outputs,
             operations=read_operations(spec),
             embedded_facts=_embedded_facts(model),
         )
@@ -180,24 +182,32 @@ def open_package(path: Path, *, load: bool, compute_units: str | None = None) ->
         raise ModelFileError(f"{path} is no valid Core ML package: {reason}") from error
 
 
-def describe_tensors(path: Path, spec: Any) -> tuple[TensorSpec, TensorSpec]:
-    """Returns a program's input and output: a classifier's probabilities, or its only array.
+def describe_tensors(
+    path: Path, spec: Any
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Returns a program's inputs and outputs; of a classifier's outputs its probabilities.
 
     Raises:
-        ModelFileError: it has no input or output to speak of, or several.
+        ModelFileError: one of them is no array.
     """
-    source = _describe_array(require_one(path, "input", list(spec.description.input)))
+    inputs = tuple(_describe_array(path, feature) for feature in spec.description.input)
     labels = _class_labels(spec)
     if labels:
         name = spec.description.predictedProbabilitiesName
-        return source, TensorSpec(name=name, shape=(1, len(labels)), dtype="float32")
-    return source, _describe_array(require_one(path, "output", list(spec.description.output)))
+        return inputs, (TensorSpec(name=name, shape=(1, len(labels)), dtype="float32"),)
+    return inputs, tuple(_describe_array(path, feature) for feature in spec.description.output)
 
 
-def _describe_array(feature: Any) -> TensorSpec:
+def _describe_array(path: Path, feature: Any) -> TensorSpec:
+    kind = feature.type.WhichOneof("Type")
+    if kind != "multiArrayType":
+        raise ModelFileError(
+            f"{path}: {feature.name} is of Core ML's {kind}, expected multiArrayType: convert the "
+            "model with arrays at its borders"
+        )
     array = feature.type.multiArrayType
-    kind = type(array).ArrayDataType.Name(array.dataType).lower()
-    return TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=kind)
+    dtype = type(array).ArrayDataType.Name(array.dataType).lower()
+    return TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=dtype)
 
 
 def _class_labels(spec: Any) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Core ML packages evaluated in NumPy, on any system: a reference, not Apple's runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -88,23 +88,23 @@ class CoreMLReferenceEngine(CoreMLEngine):
                 )
         self._constants, self._steps = _plan(path, function, self._result.name)
         if classify:
-            source, result = describe_tensors(path, spec)
+            (source,), (result,) = describe_tensors(path, spec)
         else:
             source, result = _spec(self._source), _spec(self._result)
-        self.input, self.output = (
-            replace(tensor, shape=(None, *tensor.shape[1:])) for tensor in (source, result)
+        self.inputs, self.outputs = (
+            (replace(tensor, shape=(None, *tensor.shape[1:])),) for tensor in (source, result)
         )
 
-    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         values = dict(self._constants)
-        values[self._source.name] = tensor[:, np.newaxis]
+        values[self._source.name] = tensors[0][:, np.newaxis]
         # An overflow becomes infinity, as in float16 hardware; verify finds it in the output.
         with np.errstate(all="ignore"):
             for step in self._steps:
                 values |= _evaluate(step, values)
                 for name in step.finished:
                     del values[name]
-        return values[self._result.name][:, 0].astype(self.output.dtype)
+        return [values[self._result.name][:, 0].astype(self.outputs[0].dtype)]
 
     @classmethod
     def version(cls) -> str:

@@ -1,13 +1,15 @@
 """LiteRT, which runs .tflite files on phones, boards and desktops."""
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.engines.base import Engine, FileStructure
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
 
@@ -34,28 +36,60 @@ class LiteRTEngine(Engine):
                 experimental_op_resolver_type=self._kernels,
             )
             self._interpreter.allocate_tensors()
-            all_inputs = self._interpreter.get_input_details()
-            all_outputs = self._interpreter.get_output_details()
-            signatures = list(self._interpreter.get_signature_list().values())
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+            names = _border_names(self._interpreter)
         # ValueError includes names that are not UTF-8.
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"LiteRT refuses {path}: {_first_line(error)}") from error
-        inputs = require_one(path, "input", all_inputs)
-        outputs = require_one(path, "output", all_outputs)
-        names = (
-            (signatures[0]["inputs"][0], signatures[0]["outputs"][0])
-            if signatures
-            else (inputs["name"], outputs["name"])
-        )
-        self.input, self.output = _spec(names[0], inputs), _spec(names[1], outputs)
-        self._input_index, self._output_index = inputs["index"], outputs["index"]
+        self._path = path
+        self.inputs = tuple(_spec(details, names) for details in inputs)
+        self.outputs = tuple(_spec(details, names) for details in outputs)
+        self._input_indices = [details["index"] for details in inputs]
+        self._output_indices = [details["index"] for details in outputs]
+        # Those that `run` is for.
+        self._input_index = next(iter(self._input_indices), -1)
+        self._output_index = next(iter(self._output_indices), -1)
+        self._is_fixed = all(size is not None for spec in self.inputs for size in spec.shape)
+        # Looked up once, since a lookup costs as much as what it finds.
+        self._set, self._get = self._interpreter.set_tensor, self._interpreter.get_tensor
+        self._invoke = self._interpreter.invoke
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        interpreter = self._interpreter
-        interpreter.set_tensor(self._input_index, tensor)
-        interpreter.invoke()
-        output: NDArray[Any] = interpreter.get_tensor(self._output_index)
+        if not self._is_fixed:
+            return self.run_all([tensor])[0]
+        try:
+            self._set(self._input_index, tensor)
+            self._invoke()
+            output: NDArray[Any] = self._get(self._output_index)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(error) from error
         return output
+
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            if not self._is_fixed:
+                self._resize(tensors)
+            for index, tensor in zip(self._input_indices, tensors, strict=True):
+                self._set(index, tensor)
+            self._invoke()
+            return [self._get(index) for index in self._output_indices]
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(error) from error
+
+    def _resize(self, tensors: Sequence[NDArray[Any]]) -> None:
+        """Makes room for tensors of these shapes, if the last ones had others."""
+        details = self._interpreter.get_input_details()
+        if any(
+            tuple(one["shape"]) != tensor.shape
+            for one, tensor in zip(details, tensors, strict=True)
+        ):
+            for index, tensor in zip(self._input_indices, tensors, strict=True):
+                self._interpreter.resize_tensor_input(index, tensor.shape, strict=True)
+            self._interpreter.allocate_tensors()
+
+    def _failure(self, error: Exception) -> ModelFileError:
+        return ModelFileError(f"LiteRT cannot run {self._path}: {_first_line(error)}")
 
     def embedded_facts(self) -> bytes | None:
         # Generated from TFLite's schema and large: imported only by what reads the structure.
@@ -74,8 +108,8 @@ class LiteRTEngine(Engine):
 
         engine = cls(path, threads=1)
         return FileStructure(
-            input=engine.input,
-            output=engine.output,
+            inputs=engine.inputs,
+            outputs=engine.outputs,
             operations=read_operations(engine._content),
             embedded_facts=engine.embedded_facts(),
         )
@@ -92,11 +126,30 @@ class LiteRTBuiltinEngine(LiteRTEngine):
     _kernels: ClassVar[OpResolverType] = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
-def _spec(name: str, details: dict[str, Any]) -> TensorSpec:
+def _border_names(interpreter: Any) -> dict[int, str]:
+    """Returns the names that a file's signature gives its inputs and outputs, by tensor index.
+
+    A file without a signature, or with several, has the names of the tensors themselves only.
+    """
+    if len(interpreter.get_signature_list()) != 1:
+        return {}
+    signature = interpreter.get_signature_runner()
+    return {
+        details["index"]: name
+        for border in (signature.get_input_details(), signature.get_output_details())
+        for name, details in border.items()
+    }
+
+
+def _spec(details: dict[str, Any], names: Mapping[int, str]) -> TensorSpec:
     grid = details["quantization_parameters"]
     return TensorSpec(
-        name=name,
-        shape=tuple(int(size) for size in details["shape"]),
+        name=names.get(details["index"], details["name"]),
+        # The signature has −1 where any size will do; it is empty in files of old converters.
+        shape=tuple(
+            None if any_size == -1 else int(size)
+            for size, any_size in zip_longest(details["shape"], details["shape_signature"])
+        ),
         dtype=np.dtype(details["dtype"]).name,
         quantization=QuantParams(
             scale=float(grid["scales"][0]), zero_point=int(grid["zero_points"][0])

@@ -1,12 +1,13 @@
 """ONNX Runtime, which runs .onnx files."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure, require_one
+from hemline.engines.base import Engine, FileStructure
 from hemline.engines.onnx_operations import read_operations
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
@@ -19,11 +20,17 @@ except ImportError as error:
         "pip install 'hemline[onnx]'"
     ) from error
 
+# The types of ONNX that NumPy has as well.
 _DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
+    **{
+        f"tensor({sign}int{bits})": f"{sign}int{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
 }
 
 
@@ -51,13 +58,15 @@ class ONNXRuntimeEngine(Engine):
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelFileError(f"ONNX Runtime refuses {path}: {reason}") from error
-        self.input = _spec(path, require_one(path, "input", inputs))
-        self.output = _spec(path, require_one(path, "output", outputs))
-        self._outputs = [self.output.name]
+        self.inputs = tuple(_spec(path, value) for value in inputs)
+        self.outputs = tuple(_spec(path, value) for value in outputs)
+        self._names = [spec.name for spec in self.inputs]
 
-    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        output: NDArray[Any] = self._session.run(self._outputs, {self.input.name: tensor})[0]
-        return output
+    def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = self._session.run(
+            None, dict(zip(self._names, tensors, strict=True))
+        )
+        return found
 
     def embedded_facts(self) -> bytes | None:
         text = self._metadata.get(EMBEDDED_KEY)
@@ -73,8 +82,8 @@ class ONNXRuntimeEngine(Engine):
             ) from error
         engine = cls(path, threads=1)
         return FileStructure(
-            input=engine.input,
-            output=engine.output,
+            inputs=engine.inputs,
+            outputs=engine.outputs,
             operations=read_operations(onnx.shape_inference.infer_shapes(onnx.load(path))),
             embedded_facts=engine.embedded_facts(),
         )
