@@ -19,10 +19,11 @@ from typing import TypeAlias
 
 import hemline
 from hemline import bench, golden, inspection, parity
+from hemline.bundled import bundled_model, bundled_models
 from hemline.documents import encode, write_document
-from hemline.engines import coreml
+from hemline.engines import coreml, is_model
 from hemline.engines.coreml_reference import CAVEAT
-from hemline.errors import HemlineError, ModelFileError
+from hemline.errors import HemlineError, InputError, ModelFileError
 from hemline.facts import Task
 from hemline.files import write_bytes
 from hemline.host import peak_memory_bytes
@@ -376,22 +377,50 @@ def _percentiles(latency: bench.Latency) -> tuple[float, ...]:
 
 
 def _add_predict(commands: Commands) -> None:
-    parser = commands.add_parser("predict", help="classify image files")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a model file")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image or .npy file")
+    parser = commands.add_parser(
+        "predict",
+        help="classify image files",
+        usage="%(prog)s [options] [FILE|DIR] IMAGE...",
+        description="Classifies image files, with a model file, a folder of artifacts, or a model "
+        "that comes with Hemline.",
+    )
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="IMAGE", help="image or .npy file; first the model"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="without FILE or DIR: a model that comes with Hemline, "
+        f"{' or '.join(bundled_models())} (default: the first)",
+    )
+    parser.add_argument("--engine", help="what runs it (default: the file's own)")
     parser.add_argument("--top", type=positive, default=3, help="classes to show (default 3)")
     parser.add_argument("--invert", action="store_true", help="swap dark and light")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say which model, and how images are converted"
+    )
     parser.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    model = hemline.load(options.file)
+    first, *rest = options.paths
+    is_named = options.model is not None or not is_model(first)
+    model_path, images = (
+        (bundled_model(options.model), options.paths) if is_named else (first, rest)
+    )
+    if not images:
+        raise InputError(f"no images to classify with {model_path}: name some after it")
+    model = hemline.load(model_path, engine=options.engine)
     facts = model.require_facts()
+    if options.verbose:
+        print(f"model {model.path.name} in {model.info.engine}", file=sys.stderr)
     found = []
-    for path in options.images:
-        image = read_picture(path, facts.input.shape, invert=options.invert)
-        prediction = model.predict(image)
+    for path in images:
+        picture = read_picture(path, facts.input.shape, invert=options.invert)
+        if options.verbose:
+            print(f"{path}: {picture.conversion}", file=sys.stderr)
+        prediction = model.predict(picture.pixels)
         found += [(str(path), best) for best in prediction.top(options.top)]
     if options.json:
         print(json.dumps([{"image": path, "top": best} for path, best in found], indent=1))

@@ -314,9 +314,10 @@ def load(
     another tool made it, runs on raw tensors.
 
     Args:
-        path: a .tflite or .onnx file, or an .mlpackage folder; or a folder of them, from which
-            the manifest's int8 artifact is taken if its engine is installed, else the first one
-            whose engine is. Without a manifest the folder must hold just one.
+        path: a .tflite or .onnx file, or an .mlpackage folder; or a folder of them. Of those that
+            its manifest lists and that are there, the int8 artifact is taken if its engine is
+            installed, else the first one whose engine is. Without a manifest there must be just
+            one.
         engine: what runs it; None for the suffix's own. An .mlpackage runs in `coreml` on macOS;
             `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
             the last bit. `litert-builtin` runs a .tflite file without XNNPACK.
@@ -361,6 +362,7 @@ def _load_folder(
         files = [
             folder / artifact.file
             for artifact in sorted(artifacts, key=lambda a: a.facts.recipe != _FIRST_CHOICE)
+            if (folder / artifact.file).exists()
         ]
     else:
         files = sorted(path for path in folder.iterdir() if engine_names(path))

@@ -1,6 +1,8 @@
 """Image files as a model's pixels."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +10,29 @@ from numpy.typing import NDArray
 from hemline.errors import EngineUnavailableError, InputError
 
 
-def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """An image file's pixels.
+
+    Attributes:
+        pixels: uint8 of a model's image shape; an .npy file's own array.
+        conversion: what was done to the file to get them, for people.
+    """
+
+    pixels: NDArray[Any]
+    conversion: str
+
+
+def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> Picture:
     """Reads an image file of any size and mode, as pixels of a model's image shape.
+
+    It is turned upright as its EXIF data says, laid on a ground that will be dark if it is
+    transparent, converted to 8 bits of grey or RGB, and stretched to the model's size.
 
     Args:
         path: whatever Pillow reads; or an .npy file, which is taken as it is.
         shape: (height, width, 1) for grey or (height, width, 3) for RGB.
         invert: swap dark and light, for dark drawings on a light ground.
-
-    Returns:
-        uint8 of `shape`; an .npy file's own array.
 
     Raises:
         InputError: it is no image, or the model takes no images.
@@ -26,29 +41,62 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArray
     if path.suffix == ".npy":
         try:
             with path.open("rb") as file:
-                array: NDArray[np.uint8] = np.load(file, allow_pickle=False)
+                array: NDArray[Any] = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"cannot read {path}: {error}") from error
-        return array
+        return Picture(pixels=array, conversion=f"{array.dtype} {list(array.shape)}, as it is")
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise InputError(f"{path}: the model takes {shape}, which is no picture; give an .npy file")
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise EngineUnavailableError(
             "reading image files needs Pillow, which is not installed: "
             "pip install 'hemline[images]'; .npy files need nothing"
         ) from error
+    mode, size = "L" if shape[2] == 1 else "RGB", (shape[1], shape[0])
     try:
         with Image.open(path) as image:
-            # Pillow's own conversion of 16-bit grey clips at 255 where it should scale.
-            grey16 = image.mode.startswith("I;16")
-            eight_bit = (
-                Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if grey16 else image
-            )
-            mode = "L" if shape[2] == 1 else "RGB"
-            fitted = eight_bit.convert(mode).resize((shape[1], shape[0]))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            steps = [f"{image.width}×{image.height} {image.mode}"]
+            upright = ImageOps.exif_transpose(image)
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                steps.append("turned upright")
+            if upright.has_transparency_data:
+                ground = Image.new("RGBA", upright.size, "white" if invert else "black")
+                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+                steps.append(f"laid on {'white' if invert else 'black'}")
+            eight_bit = _eight_bit(upright)
+            if eight_bit is not upright:
+                steps.append("scaled to 8 bits")
+            if eight_bit.mode != mode:
+                steps.append(f"converted to {'grey' if mode == 'L' else 'RGB'}")
+            if eight_bit.size != size:
+                steps.append(f"stretched to {size[0]}×{size[1]} (bicubic)")
+            fitted = eight_bit.convert(mode).resize(size)
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read {path} as an image: {error}") from error
     pixels = np.asarray(fitted, np.uint8).reshape(shape)
-    return 255 - pixels if invert else pixels
+    if invert:
+        pixels = 255 - pixels
+        steps.append("inverted")
+    return Picture(pixels=pixels, conversion=", ".join(steps))
+
+
+def _eight_bit(image: Any) -> Any:
+    """Scales a grey image of 16 or 32 bits, which Pillow's own conversion clips at 255.
+
+    16-bit grey is of mode `I;16`, or `I` from some file formats; floats of mode `F` are taken to
+    lie in [0, 1] if all of them do, else in [0, 255].
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "I":
+        values = np.asarray(image).clip(0, 65535)
+        return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+    if image.mode == "F":
+        floats = np.nan_to_num(np.asarray(image))
+        scale = 255 if floats.min() >= 0 and floats.max() <= 1 else 1
+        return Image.fromarray(np.rint(floats * scale).clip(0, 255).astype(np.uint8))
+    return image

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import hemline
+from hemline.bundled import bundled_model, bundled_models
+from hemline.pictures import read_picture
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +41,14 @@ def constraints(*names: str) -> set[str]:
     return {f"{name}=={pin}" for name, pin in pins.items()}
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "package", "file"),
@@ -47,10 +58,8 @@ def constraints(*names: str) -> set[str]:
     ],
 )
 def test_the_wheel_predicts_with_numpy_and_one_engine(
-    extra: str, package: str, file: str, exported: Path, tmp_path: Path
+    extra: str, package: str, file: str, exported: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    (wheel,) = tmp_path.glob("*.whl")
     pins = tmp_path / "constraints.txt"
     pins.write_text("\n".join(sorted(constraints("numpy", package))))
     venv.create(tmp_path / "bare", with_pip=True)
@@ -72,3 +81,20 @@ def test_the_wheel_predicts_with_numpy_and_one_engine(
     command = tmp_path / "bare" / "bin" / "hemline"
     for arguments in (["--help"], ["inspect", "--help"], ["train", "--help"]):
         assert "usage: hemline" in run(command, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_picture_is_classified_right_after_installing(wheel: Path, tmp_path: Path) -> None:
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("\n".join(sorted(constraints("numpy", "ai-edge-litert", "pillow"))))
+    venv.create(tmp_path / "bare", with_pip=True)
+    bare = tmp_path / "bare" / "bin"
+    install = (bare / "python", "-m", "pip", "install", "-q", "-c", pins)
+    run(*install, f"{wheel}[litert,images]", cwd=tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    for model in bundled_models():
+        out = run(bare / "hemline", "predict", "photo.png", "--model", model, cwd=tmp_path)
+        picture = read_picture(tmp_path / "photo.png", (28, 28, 1), invert=False)
+        best = hemline.load(bundled_model(model)).predict(picture.pixels).top(3)[0]
+        assert out == f"photo.png: {', '.join(f'{label} {p:.3f}' for label, p in best)}\n"

@@ -15,10 +15,12 @@ from PIL import Image
 
 import hemline
 from hemline.bench import BenchReport
+from hemline.bundled import bundled_model
 from hemline.cli import main, paint
 from hemline.documents import read_document
 from hemline.golden import SelftestReport
 from hemline.parity import ParityReport
+from hemline.pictures import read_picture
 from hemline.report import format_speed
 
 INT8 = "separable.int8.tflite"
@@ -287,10 +289,35 @@ def test_predict_as_json(exported: Path, picture: Path, few: Path, capsys: Captu
     assert json.loads(out) == [{"image": str(picture), "top": [list(pair) for pair in best]}]
 
 
+@pytest.mark.parametrize(("words", "model"), [([], "cnn"), (["--model", "gru"], "gru")])
+def test_predict_with_a_model_that_comes_with_hemline(
+    picture: Path, capsys: Captured, words: list[str], model: str
+) -> None:
+    status, out, err = run(capsys, "predict", picture, "-v", *words)
+    own = hemline.load(bundled_model(model))
+    pixels = read_picture(picture, (28, 28, 1), invert=False).pixels
+    label, probability = own.predict(pixels).top(1)[0][0]
+    assert status == 0
+    assert out.startswith(f"{picture}: {label} {probability:.3f}, ")
+    assert err.splitlines() == [
+        f"model {model}.int8.tflite in litert",
+        f"{picture}: 28×28 L",
+    ]
+
+
+def test_predict_with_a_folder_and_an_engine(
+    exported: Path, picture: Path, capsys: Captured
+) -> None:
+    status, _, err = run(capsys, "predict", exported, picture, "-v", "--engine", "onnxruntime")
+    assert (status, err.splitlines()[0]) == (0, "model separable.float32.onnx in onnxruntime")
+
+
 def test_predict_of_bad_input(
     folder: Path, picture: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     file = folder / INT8
+    fails(capsys, "no images to classify", "predict", file)
+    fails(capsys, "no model 'rnn' comes with Hemline", "predict", "--model", "rnn", picture)
     fails(capsys, "there is no model file", "predict", tmp_path / "none.onnx", picture)
     fails(capsys, "cannot read .* as an image", "predict", file, tmp_path / "none.png")
     fails(capsys, "cannot read .* as an image", "predict", file, file)

@@ -19,14 +19,14 @@ def save(folder: Path, mode: str, name: str = "a.png") -> Path:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
 def test_any_mode_as_grey(tmp_path: Path, mode: str) -> None:
-    picture = read_picture(save(tmp_path, mode), GREY, invert=False)
+    picture = read_picture(save(tmp_path, mode), GREY, invert=False).pixels
     assert (picture.dtype, picture.shape) == (np.uint8, GREY)
     assert np.abs(picture[..., 0].astype(int) - PIXELS).max() <= (16 if mode == "P" else 0)
 
 
 def test_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(PIXELS > 100).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", GREY, invert=False)
+    picture = read_picture(tmp_path / "a.png", GREY, invert=False).pixels
     assert (picture[..., 0] == np.where(PIXELS > 100, 255, 0)).all()
 
 
@@ -34,35 +34,100 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     Image.fromarray(PIXELS.astype(np.uint16) * 256 + 7).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "I;16"
-    picture = read_picture(tmp_path / "a.png", GREY, invert=False)
+    picture = read_picture(tmp_path / "a.png", GREY, invert=False).pixels
     assert (picture[..., 0] == PIXELS).all()
 
 
 def test_colors(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, COLOR, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert (read_picture(tmp_path / "a.png", COLOR, invert=False) == pixels).all()
-    picture = read_picture(save(tmp_path, "L"), COLOR, invert=False)
+    assert (read_picture(tmp_path / "a.png", COLOR, invert=False).pixels == pixels).all()
+    picture = read_picture(save(tmp_path, "L"), COLOR, invert=False).pixels
     assert (picture == PIXELS[..., np.newaxis]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (200, 100)])
 def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("L", size, 77).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", (5, 7, 1), invert=False)
+    picture = read_picture(tmp_path / "a.png", (5, 7, 1), invert=False).pixels
     assert picture.shape == (5, 7, 1)
     assert (picture == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("I", [0, 256, 32768, 65535], [0, 1, 128, 255]),
+        ("I", [-5, 7, 200, 255], [0, 7, 200, 255]),
+        ("F", [0.0, 0.2, 0.5, 1.0], [0, 51, 128, 255]),
+        ("F", [-1.0, 7.4, 200.6, 300.0], [0, 7, 201, 255]),
+        ("F", [float("nan"), 0.0, 1.0, 0.2], [0, 0, 255, 51]),
+    ],
+)
+def test_wide_grey_is_scaled(
+    tmp_path: Path, mode: str, values: list[float], expected: list[int]
+) -> None:
+    dtype = np.int32 if mode == "I" else np.float32
+    Image.fromarray(np.array([values], dtype)).save(tmp_path / "a.tiff")
+    with Image.open(tmp_path / "a.tiff") as image:
+        assert image.mode == mode
+    picture = read_picture(tmp_path / "a.tiff", (1, 4, 1), invert=False)
+    assert picture.pixels.ravel().tolist() == expected
+    assert picture.conversion == f"4×1 {mode}, scaled to 8 bits"
+
+
+@pytest.mark.parametrize(("invert", "ground"), [(False, "black"), (True, "white")])
+def test_what_is_transparent_ends_dark(tmp_path: Path, invert: bool, ground: str) -> None:
+    image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
+    image.putpixel((1, 0), (90, 90, 90, 255))
+    image.save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", (1, 2, 1), invert=invert)
+    assert picture.pixels.ravel().tolist() == [0, 165 if invert else 90]
+    assert picture.conversion == f"2×1 RGBA, laid on {ground}, converted to grey" + (
+        ", inverted" if invert else ""
+    )
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 255, 255, 90, 90, 90])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=0)
+    picture = read_picture(tmp_path / "a.png", (1, 2, 1), invert=False)
+    assert picture.pixels.ravel().tolist() == [0, 90]
+
+
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.fromarray(PIXELS[:2])
+    # Orientation 6: the camera was turned, show it a quarter clockwise.
+    image.getexif()[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=image.getexif())
+    picture = read_picture(tmp_path / "a.png", (4, 2, 1), invert=False)
+    assert (picture.pixels[..., 0] == np.rot90(PIXELS[:2], -1)).all()
+    assert picture.conversion == "4×2 L, turned upright"
+
+
+def test_the_conversion_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path, "RGB")
+    assert read_picture(path, (2, 3, 1), invert=True).conversion == (
+        "4×4 RGB, converted to grey, stretched to 3×2 (bicubic), inverted"
+    )
+    assert read_picture(path, COLOR, invert=False).conversion == "4×4 RGB"
+    np.save(tmp_path / "a.npy", PIXELS)
+    told = read_picture(tmp_path / "a.npy", GREY, invert=False).conversion
+    assert told == "uint8 [4, 4], as it is"
 
 
 def test_height_comes_before_width(tmp_path: Path) -> None:
     pixels = np.zeros((2, 4), np.uint8)
     pixels[1] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert (read_picture(tmp_path / "a.png", (2, 4, 1), invert=False)[..., 0] == pixels).all()
+    picture = read_picture(tmp_path / "a.png", (2, 4, 1), invert=False)
+    assert (picture.pixels[..., 0] == pixels).all()
 
 
 def test_dark_and_light_swap(tmp_path: Path) -> None:
-    picture = read_picture(save(tmp_path, "L"), GREY, invert=True)
+    picture = read_picture(save(tmp_path, "L"), GREY, invert=True).pixels
     assert (picture[..., 0] == 255 - PIXELS).all()
 
 
@@ -70,7 +135,7 @@ def test_dark_and_light_swap(tmp_path: Path) -> None:
 def test_an_npy_file_is_taken_as_it_is(tmp_path: Path, dtype: type) -> None:
     array = np.ones((3, 9, 2), dtype)
     np.save(tmp_path / "a.npy", array)
-    found = read_picture(tmp_path / "a.npy", GREY, invert=True)
+    found = read_picture(tmp_path / "a.npy", GREY, invert=True).pixels
     assert found.dtype == dtype
     assert (found == array).all()
 

@@ -67,9 +67,23 @@ def engine_names(path: Path) -> tuple[str, ...]:
     return tuple(_BUILT_IN.get(path.suffix, ()))
 
 
+def is_model(path: Path) -> bool:
+    """Tells whether `hemline.load` takes such a path: by its suffix, or as a folder."""
+    plugged_in = entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix("."))
+    return path.suffix in _BUILT_IN or bool(plugged_in) or path.is_dir()
+
+
 def stand_in(engine: str) -> str | None:
     """Returns the engine that judges the files of one that does not run on this system, if any."""
     return "coreml-reference" if engine == "coreml" and not coreml.runs_here() else None
 
 
-__all__ = ["Arithmetic", "Engine", "Operation", "engine_for", "engine_names", "stand_in"]
+__all__ = [
+    "Arithmetic",
+    "Engine",
+    "Operation",
+    "engine_for",
+    "engine_names",
+    "is_model",
+    "stand_in",
+]
