@@ -11,6 +11,7 @@ import coremltools
 import numpy as np
 import onnx
 import pytest
+from coremltools.converters.mil import Builder as mb  # noqa: N813 - its own short name
 from numpy.typing import NDArray
 
 import hemline
@@ -22,6 +23,7 @@ from hemline.engines.litert import LiteRTEngine
 from hemline.engines.onnxruntime import ONNXRuntimeEngine
 from hemline.errors import EngineUnavailableError, InputError, ModelFileError
 from hemline.facts import QuantParams, TensorSpec
+from hemline.quiet import quiet
 
 IMAGE = TensorSpec(name="image", shape=(1, 28, 28, 1), dtype="float32")
 PROBABILITIES = TensorSpec(name="probabilities", shape=(1, 10), dtype="float32")
@@ -257,6 +259,75 @@ def test_a_core_ml_package_away_from_its_manifest(folder: Path, tmp_path: Path, 
     assert model.facts is not None
     assert model.facts.model == "separable"
     assert len(mac.opened) == 1
+
+
+@pytest.fixture(scope="module")
+def foreign_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package as another tool makes them: an image and an array in, two arrays out."""
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3, 8, 6)), mb.TensorSpec(shape=(2,))])
+    def program(image: Any, bias: Any) -> Any:
+        return mb.reduce_mean(x=image, axes=[2, 3], name="mean"), mb.add(x=bias, y=1.0, name="sum")
+
+    path = tmp_path_factory.mktemp("foreign") / "foreign.mlpackage"
+    inputs = [
+        coremltools.ImageType(name="image", shape=(1, 3, 8, 6)),
+        coremltools.TensorType(name="bias", shape=(2,)),
+    ]
+    with quiet():
+        coremltools.convert(
+            program,
+            inputs=inputs,
+            skip_model_load=True,
+            minimum_deployment_target=coremltools.target.macOS13,
+        ).save(str(path))
+    return path
+
+
+def test_a_core_ml_package_made_elsewhere(
+    foreign_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    structure = CoreMLEngine.structure(foreign_package)
+    assert structure.inputs == (
+        TensorSpec(name="image", shape=(8, 6, 3), dtype="uint8"),
+        TensorSpec(name="bias", shape=(2,), dtype="float32"),
+    )
+    assert [spec.name for spec in structure.outputs] == ["mean", "sum"]
+    assert structure.embedded_facts is None
+    fed: list[Mapping[str, Any]] = []
+
+    def predict(_: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        fed.append(inputs)
+        return {"sum": [2.0, 3.0], "mean": np.ones((1, 3), np.float32)}
+
+    mac = Mac(())
+    monkeypatch.setattr(mac.model, "predict", predict)
+    monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(coremltools.models, "MLModel", mac.model)
+    pixels = np.arange(144, dtype=np.uint8).reshape(8, 6, 3)
+    model = hemline.load(foreign_package)
+    found = model.run_all({"bias": np.zeros(2, np.float32), "image": pixels})
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "mean": [[1.0, 1.0, 1.0]],
+        "sum": [2.0, 3.0],
+    }
+    image = fed[0]["image"]
+    assert (image.mode, image.size) == ("RGB", (6, 8))
+    assert (np.asarray(image) == pixels).all()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(EngineUnavailableError, match=r"need Pillow.*hemline\[images\]"):
+        model.run_all({"bias": np.zeros(2, np.float32), "image": pixels})
+
+
+def test_a_package_that_is_no_ml_program(foreign_package: Path, tmp_path: Path) -> None:
+    spec = coremltools.models.MLModel(str(foreign_package), skip_model_load=True).get_spec()
+    spec.ClearField("mlProgram")
+    spec.neuralNetwork.SetInParent()
+    path = tmp_path / "old.mlpackage"
+    with quiet():
+        coremltools.models.utils.save_spec(spec, str(path))
+    with pytest.raises(ModelFileError, match=r"type neuralNetwork, expected an mlProgram"):
+        CoreMLEngine.structure(path)
 
 
 def test_a_folder_that_is_no_core_ml_package(tmp_path: Path) -> None:

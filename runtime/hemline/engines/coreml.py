@@ -54,7 +54,10 @@ class CoreMLEngine(Engine):
         self._labels = _class_labels(spec)
 
     def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        given = {spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)}
+        given = {
+            spec.name: _image(tensor) if spec.dtype == "uint8" else tensor
+            for spec, tensor in zip(self.inputs, tensors, strict=True)
+        }
         found: Any = self._model.predict(given)
         if not self._labels:
             return [np.asarray(found[spec.name]) for spec in self.outputs]
@@ -188,26 +191,49 @@ def describe_tensors(
     """Returns a program's inputs and outputs; of a classifier's outputs its probabilities.
 
     Raises:
-        ModelFileError: one of them is no array.
+        ModelFileError: one of them is neither an array nor an image, or it is no ML program.
     """
-    inputs = tuple(_describe_array(path, feature) for feature in spec.description.input)
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise ModelFileError(f"{path} is of Core ML's type {kind}, expected an mlProgram")
+    inputs = tuple(_describe(path, feature) for feature in spec.description.input)
     labels = _class_labels(spec)
     if labels:
         name = spec.description.predictedProbabilitiesName
         return inputs, (TensorSpec(name=name, shape=(1, len(labels)), dtype="float32"),)
-    return inputs, tuple(_describe_array(path, feature) for feature in spec.description.output)
+    return inputs, tuple(_describe(path, feature) for feature in spec.description.output)
 
 
-def _describe_array(path: Path, feature: Any) -> TensorSpec:
+def _describe(path: Path, feature: Any) -> TensorSpec:
     kind = feature.type.WhichOneof("Type")
+    if kind == "imageType":
+        image = feature.type.imageType
+        color = type(image).ColorSpace.Name(image.colorSpace)
+        shape = (image.height, image.width, *(() if color.startswith("GRAYSCALE") else (3,)))
+        return TensorSpec(name=feature.name, shape=shape, dtype="uint8")
     if kind != "multiArrayType":
         raise ModelFileError(
-            f"{path}: {feature.name} is of Core ML's {kind}, expected multiArrayType: convert the "
-            "model with arrays at its borders"
+            f"{path}: {feature.name} is of Core ML's type {kind}, expected multiArrayType or "
+            "imageType"
         )
     array = feature.type.multiArrayType
     dtype = type(array).ArrayDataType.Name(array.dataType).lower()
     return TensorSpec(name=feature.name, shape=tuple(array.shape), dtype=dtype)
+
+
+def _image(pixels: NDArray[np.uint8]) -> Any:
+    """Returns pixels, grey or RGB, as coremltools takes images: as Pillow's.
+
+    https://apple.github.io/coremltools/docs-guides/source/image-inputs.html
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise EngineUnavailableError(
+            "the image inputs of a Core ML model need Pillow, which is not installed: "
+            "pip install 'hemline[images]'"
+        ) from error
+    return Image.fromarray(pixels)
 
 
 def _class_labels(spec: Any) -> tuple[str, ...]:
