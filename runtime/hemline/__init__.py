@@ -6,6 +6,7 @@ model = hemline.load("cnn.int8.tflite")
 prediction = model.predict(images)
 """
 
+from hemline.bundled import bundled_model
 from hemline.errors import (
     ChecksumError,
     DataError,
@@ -36,5 +37,6 @@ __all__ = [
     "OutputError",
     "Prediction",
     "UnknownOperationError",
+    "bundled_model",
     "load",
 ]
