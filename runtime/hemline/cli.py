@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import hemline
-from hemline import bench, golden, inspection, parity
+from hemline import bench, doctor, golden, inspection, parity
 from hemline.bundled import bundled_model, bundled_models
 from hemline.documents import encode, write_document
 from hemline.engines import coreml, is_model
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_inspect(commands)
     _add_report(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -509,6 +510,31 @@ def _report(options: argparse.Namespace) -> int:
         for recipe, reason in manifest.omitted.items():
             print(f"{manifest.model.model}.{recipe}: not made: {reason}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
+
+
+def _add_doctor(commands: Commands) -> None:
+    parser = commands.add_parser("doctor", help="what is installed here and which engines run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    found = doctor.diagnose()
+    if options.json:
+        print(encode(doctor.SCHEMA, found).decode(), end="")
+        return int(not found.is_well)
+    host = found.host
+    print(f"{host.cpu}, {host.cores} cores, {host.machine}, {host.system}, Python {host.python}")
+    print(f"installed: {', '.join(f'{k} {v}' for k, v in host.packages.items())}")
+    engines = [
+        [engine.name, engine.suffix, engine.version or "", engine.reason or "runs"]
+        for engine in found.engines
+    ]
+    print(format_table(("engine", "files", "version", "here"), engines))
+    for trial in found.trials:
+        outcome = trial.reason or f"predicts with {trial.engine}"
+        print(f"the model {trial.model}, which comes with Hemline: {outcome}")
+    return int(not found.is_well)
 
 
 def points(text: str) -> float:

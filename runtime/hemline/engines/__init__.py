@@ -10,8 +10,8 @@ from hemline.errors import EngineUnavailableError, ModelFileError
 
 ENTRY_POINTS = "hemline.engines"
 
-# Of several engines for one suffix, the first is the default.
-_BUILT_IN = {
+# Hemline's own engines by suffix and name. Of several for one suffix, the first is the default.
+BUILT_IN = {
     ".tflite": {
         "litert": ("hemline.engines.litert", "LiteRTEngine"),
         "litert-builtin": ("hemline.engines.litert", "LiteRTBuiltinEngine"),
@@ -38,16 +38,15 @@ def engine_for(path: Path, name: str | None = None) -> type[Engine]:
         ModelFileError: nothing runs files of this suffix, or not the engine of that name.
         EngineUnavailableError: what runs them is not installed, or not for this system.
     """
-    choices = _BUILT_IN.get(path.suffix, {})
+    choices = BUILT_IN.get(path.suffix, {})
     if name is not None and name not in choices:
         raise ModelFileError(
             f"{path}: no engine {name!r} runs files ending in {path.suffix!r}; "
             f"known: {', '.join(choices) or 'none by name'}"
         )
     if choices:
-        module, attribute = choices[name or next(iter(choices))]
-        engine: type[Engine] = getattr(import_module(module), attribute)
-        return engine
+        return engine_named(path.suffix, name or next(iter(choices)))
+    engine: type[Engine]
     for point in entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix(".")):
         try:
             engine = point.load()
@@ -58,19 +57,30 @@ def engine_for(path: Path, name: str | None = None) -> type[Engine]:
             ) from error
         return engine
     raise ModelFileError(
-        f"{path}: nothing runs files ending in {path.suffix!r}; known: {', '.join(_BUILT_IN)}"
+        f"{path}: nothing runs files ending in {path.suffix!r}; known: {', '.join(BUILT_IN)}"
     )
+
+
+def engine_named(suffix: str, name: str) -> type[Engine]:
+    """Returns one of Hemline's own engines.
+
+    Raises:
+        EngineUnavailableError: what it takes is not installed.
+    """
+    module, attribute = BUILT_IN[suffix][name]
+    engine: type[Engine] = getattr(import_module(module), attribute)
+    return engine
 
 
 def engine_names(path: Path) -> tuple[str, ...]:
     """Returns the names of the engines for a file, by its suffix, the default first."""
-    return tuple(_BUILT_IN.get(path.suffix, ()))
+    return tuple(BUILT_IN.get(path.suffix, ()))
 
 
 def is_model(path: Path) -> bool:
     """Tells whether `hemline.load` takes such a path: by its suffix, or as a folder."""
     plugged_in = entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix("."))
-    return path.suffix in _BUILT_IN or bool(plugged_in) or path.is_dir()
+    return path.suffix in BUILT_IN or bool(plugged_in) or path.is_dir()
 
 
 def stand_in(engine: str) -> str | None:

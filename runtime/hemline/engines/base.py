@@ -138,6 +138,14 @@ class Engine(ABC):
         """
 
     @classmethod
+    def why_unavailable(cls) -> str | None:
+        """Returns why the engine cannot run here, or None.
+
+        An engine whose package is missing says so when its module is imported.
+        """
+        return None
+
+    @classmethod
     @abstractmethod
     def version(cls) -> str:
         """Returns the engine's own version."""

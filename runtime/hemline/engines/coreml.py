@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,9 +45,9 @@ class CoreMLEngine(Engine):
     ) -> None:
         if not runs_here():
             raise EngineUnavailableError(
-                f"Core ML runs on macOS only, and this is {sys.platform}: {path.name} cannot run "
-                "here; use the model's .tflite or .onnx file, or engine='coreml-reference' "
-                "(Python) to evaluate it without Apple hardware, which says nothing of its speed"
+                f"{_macos_only()}: {path.name} cannot run here; use the model's .tflite or .onnx "
+                "file, or the engine coreml-reference to evaluate it without Apple hardware, "
+                "which says nothing of its speed"
             )
         self._model: Any = open_package(path, load=True, compute_units=compute_units)
         spec = self._model.get_spec()
@@ -103,6 +104,10 @@ class CoreMLEngine(Engine):
         )
 
     @classmethod
+    def why_unavailable(cls) -> str | None:
+        return why_no_coremltools() if runs_here() else _macos_only()
+
+    @classmethod
     def version(cls) -> str:
         return version("coremltools")
 
@@ -146,6 +151,16 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
 def runs_here() -> bool:
     """Tells whether this system has Core ML."""
     return sys.platform == "darwin"
+
+
+def _macos_only() -> str:
+    return f"Core ML runs on macOS only, and this is {sys.platform}"
+
+
+def why_no_coremltools() -> str | None:
+    """Looks for coremltools without importing it, which may take seconds."""
+    found = find_spec("coremltools") is not None
+    return None if found else "needs coremltools: pip install 'hemline[coreml]'"
 
 
 def read_spec(path: Path) -> Any:

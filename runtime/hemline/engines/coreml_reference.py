@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.engines.base import require_one
-from hemline.engines.coreml import CoreMLEngine, describe_tensors, list_operations, open_package
+from hemline.engines.coreml import (
+    CoreMLEngine,
+    describe_tensors,
+    list_operations,
+    open_package,
+    why_no_coremltools,
+)
 from hemline.engines.mil_operations import COMPUTATIONS, MOVES, OPERANDS, Operation
 from hemline.errors import ModelFileError, UnknownOperationError
 from hemline.facts import TensorSpec
@@ -105,6 +111,10 @@ class CoreMLReferenceEngine(CoreMLEngine):
                 for name in step.finished:
                     del values[name]
         return [values[self._result.name][:, 0].astype(self.outputs[0].dtype)]
+
+    @classmethod
+    def why_unavailable(cls) -> str | None:
+        return why_no_coremltools()
 
     @classmethod
     def version(cls) -> str:
