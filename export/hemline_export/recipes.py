@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import ExportError
-from hemline.facts import IntegerPromise, Task
+from hemline.documents import decode
+from hemline.engines.c_source import read_array
+from hemline.errors import ExportError, ModelFileError
+from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, IntegerPromise, Task
 from hemline.files import write_bytes
-from hemline_export import coreml, onnx_file, onnx_quantize, tflite
+from hemline_export import c_source, coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.calibration import DEFAULT_COUNT, Ranges
 from hemline_export.freeze import Frozen, freeze
 from hemline_export.recurrent import unroll_recurrent
@@ -125,6 +127,10 @@ TOLERANCES = {
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
     "int8-clustered": Tolerance(
+        margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
+    ),
+    # The int8 file itself.
+    "micro": Tolerance(
         margin_pt=0.3, margin_loss_percent=10.0, least_sqnr_db=15.0, least_cosine=0.98
     ),
     # The weights alone are on 8 bits, or activations on 16 as well: of int8's noise its weights'.
@@ -288,6 +294,23 @@ def _write_int8_pruned(sources: Sources, path: Path) -> dict[str, str]:
 
     model, settings = prune(sources.model, sources.tuning(), sources.choices.sparsity)
     return settings | _write_compressible(sources, model, path)
+
+
+def _write_micro(sources: Sources, path: Path) -> dict[str, str]:
+    content = tflite.int8_tflite_from_frozen(sources.unrolled, sources.calibration)
+    try:
+        # Measured of the file with the metadata that it will have.
+        settings = c_source.measure_arena(path, tflite.embed_facts(content, b""))
+    except ModelFileError as error:
+        raise ExportError(str(error)) from error
+    c_source.write_c_source(path, content)
+    return settings
+
+
+def _embed_c_source(path: Path, facts: bytes) -> None:
+    content = tflite.embed_facts(read_array(path), facts)
+    stated = decode(EMBEDDED_SCHEMA, EmbeddedFacts, facts, str(path))
+    c_source.write_c_source(path, content, stated)
 
 
 def _write_int8_clustered(sources: Sources, path: Path) -> dict[str, str]:
@@ -516,6 +539,18 @@ RECIPES = (
         embed=_embed_tflite,
         integers=IntegerPromise(operators=1.0, macs=1.0),
         trains=True,
+        by_name_only=True,
+    ),
+    Recipe(
+        name="micro",
+        meaning="the int8 file as C source for TensorFlow Lite Micro, with its arena's size",
+        engine="micro",
+        suffix=".csource",
+        calibrated=True,
+        packages=("tensorflow", "keras"),
+        write=_write_micro,
+        embed=_embed_c_source,
+        integers=IntegerPromise(operators=1.0, macs=1.0),
         by_name_only=True,
     ),
 )

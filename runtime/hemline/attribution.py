@@ -15,20 +15,16 @@ from hemline.measures import sqnr_db
 FLOAT_EXPORT = "float export"
 ENGINE = "engine"
 
-_MEANINGS = {
-    FLOAT_EXPORT: "the converter changed the model",
-    ENGINE: "the engines compute the file differently",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of the chain.
 
     Attributes:
-        name: `float export`, a recipe's name, or `engine`.
+        name: `float export`, a recipe's name, or `engine` with the name of another.
         source: what came before: a file, or a file in an engine.
         target: what came of it.
+        count: the samples that both ran on, the first of the test set.
         delta_pt: accuracy of the target less that of the source, in percentage points; this and
             the next two for classification, None for the other tasks.
         agreement: share of samples with the same top-1 class.
@@ -41,6 +37,7 @@ class Step:
     name: str
     source: str
     target: str
+    count: int
     delta_pt: float | None
     agreement: float | None
     max_probability_change: float | None
@@ -60,13 +57,15 @@ def measure_step(
     Args:
         name: of the step.
         before: what it started from, and its outputs, float32 (n, …).
-        after: what came of it, likewise.
+        after: what came of it, likewise, or of the first samples only.
         labels: int64 (n,), where the outputs are probabilities of classes.
         mean_loss: of outputs, where their task has a loss.
     """
     (source, p), (target, q) = before, after
+    p = p[: len(q)]
     delta = agreement = change = growth = None
     if labels is not None:
+        labels = labels[: len(q)]
         top, new_top = p.argmax(axis=1), q.argmax(axis=1)
         delta = 100 * float((new_top == labels).mean() - (top == labels).mean())
         agreement = float((top == new_top).mean())
@@ -78,6 +77,7 @@ def measure_step(
         name=name,
         source=source,
         target=target,
+        count=len(q),
         delta_pt=delta,
         agreement=agreement,
         max_probability_change=change,
@@ -92,12 +92,19 @@ def explain_steps(steps: Sequence[Step]) -> str:
     if not noisy:
         return "no step changes an output"
     worst = min(noisy, key=lambda step: step.sqnr_db or 0.0)
+    most = max(step.count for step in steps)
     chain = ", ".join(
         f"{step.name}{_describe_change(step)}"
+        + (f" on {step.count} samples" if step.count < most else "")
         + (" (equal)" if step.sqnr_db is None else f" ({step.sqnr_db:.0f} dB)")
         for step in steps
     )
-    meaning = _MEANINGS.get(worst.name, f"the recipe {worst.name} costs the most")
+    if worst.name.startswith(ENGINE):
+        meaning = "the engines compute the file differently"
+    elif worst.name == FLOAT_EXPORT:
+        meaning = "the converter changed the model"
+    else:
+        meaning = f"the recipe {worst.name} costs the most"
     return f"{chain}: {meaning}"
 
 

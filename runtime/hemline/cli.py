@@ -469,6 +469,13 @@ def _inspect(options: argparse.Namespace) -> int:
     )
     for island in found.islands:
         print(f"           in floating point: {', '.join(island.operators)}")
+    if result.micro is not None:
+        arena = result.micro.arena_bytes
+        print(
+            f"micro      {result.micro.reason}"
+            if arena is None
+            else f"micro      runs in TensorFlow Lite Micro, in an arena of {arena:,} bytes here"
+        )
     if result.core_ml is not None:
         print("\n".join(inspection.describe_core_ml(result.core_ml)))
     if result.facts is None:

@@ -14,16 +14,25 @@ from numpy.typing import NDArray
 from hemline import coreml_device
 from hemline.engines import engine_for
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine
-from hemline.errors import EngineUnavailableError, UnknownOperationError
+from hemline.errors import EngineUnavailableError, ModelFileError, UnknownOperationError
 from hemline.model import load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A file to run, in the engine of that name; None for the engine that `load` takes."""
+    """A file to run.
+
+    Attributes:
+        path: the file.
+        engine: what runs it; None for the engine that `load` takes.
+        count: on the first so many images only; None: on all.
+        may_be_refused: an engine that refuses the file is a result, and no error.
+    """
 
     path: Path
     engine: str | None
+    count: int | None = None
+    may_be_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,19 +93,24 @@ def _one_blas_thread() -> Iterator[None]:
 
 def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:
     """Opens a job's file, here and now; returns what runs it."""
-    engine = engine_for(job.path, job.engine)
-    if engine is CoreMLEngine:
-        run = _run_core_ml(job.path, images)
-        return lambda: run
+    refusals: tuple[type[Exception], ...] = (EngineUnavailableError, UnknownOperationError)
+    if job.may_be_refused:
+        refusals = (*refusals, ModelFileError)
+    name = job.engine or ""
     try:
+        engine = engine_for(job.path, job.engine)
+        if engine is CoreMLEngine:
+            run = _run_core_ml(job.path, images)
+            return lambda: run
+        name = engine.name
         model = load(job.path, engine=job.engine)
-    except (EngineUnavailableError, UnknownOperationError) as error:
-        run = Run(engine=job.engine or engine.name, reason=str(error))
-        return lambda: run
+    except refusals as error:
+        refused = Run(engine=name, reason=str(error))
+        return lambda: refused
 
     def call() -> Run:
         try:
-            outputs = model.outputs(images)
+            outputs = model.outputs(images[: job.count])
         except UnknownOperationError as error:
             return Run(engine=model.engine.name, reason=str(error))
         return Run(

@@ -4,18 +4,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from hemline.audit import Audit, audit
 from hemline.coreml_device import plan_package
 from hemline.coreml_forecast import Forecast, forecast
 from hemline.coreml_plan import ComputePlan
-from hemline.engines import engine_for
+from hemline.engines import engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
-from hemline.errors import ModelFileError
+from hemline.errors import ChecksumError, EngineUnavailableError, ModelFileError
 from hemline.facts import EmbeddedFacts, TensorSpec
 from hemline.files import sha256, size_bytes
 from hemline.manifest import FILE_NAME, read_manifest
-from hemline.model import embedded_facts
+from hemline.model import embedded_facts, load
+
+if TYPE_CHECKING:
+    from hemline.engines.c_source import CSourceEngine
+    from hemline.engines.micro import MicroEngine
 
 SCHEMA = "hemline.inspect/2"
 
@@ -36,6 +41,20 @@ class CoreMLOutlook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MicroFit:
+    """Whether a .tflite file runs in TensorFlow Lite Micro.
+
+    Attributes:
+        arena_bytes: the smallest arena that it runs in, as `MicroEngine.arena_bytes` finds it;
+            None if it does not run.
+        reason: why it does not run; None if it does.
+    """
+
+    arena_bytes: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """What a model file holds.
 
@@ -51,6 +70,8 @@ class Inspection:
         audit: what they compute in.
         facts: the facts inside it, or None.
         core_ml: for a Core ML package, where its operations would run; None for other files.
+        micro: for a .tflite file, or one as C source, whether it runs on a microcontroller; None
+            for other files and where TensorFlow Lite Micro is not installed.
     """
 
     file: str
@@ -64,6 +85,7 @@ class Inspection:
     audit: Audit
     facts: EmbeddedFacts | None
     core_ml: CoreMLOutlook | None
+    micro: MicroFit | None
 
 
 def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspection:
@@ -95,6 +117,7 @@ def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspec
         audit=audit(structure.operations),
         facts=embedded_facts(path, structure.embedded_facts),
         core_ml=_look_ahead(path, compute_units) if engine is CoreMLEngine else None,
+        micro=_try_micro(path) if "micro" in engine_names(path) else None,
     )
 
 
@@ -118,6 +141,19 @@ def _look_ahead(path: Path, compute_units: str) -> CoreMLOutlook:
         no_plan=no_plan,
         forecast=forecast(read_spec(path)) if plan is None else None,
     )
+
+
+def _try_micro(path: Path) -> MicroFit | None:
+    try:
+        with load(path, engine="micro") as model:
+            engine = cast("MicroEngine | CSourceEngine", model.engine)
+            return MicroFit(arena_bytes=engine.arena_bytes(), reason=None)
+    except EngineUnavailableError:
+        return None
+    except ChecksumError:
+        raise
+    except ModelFileError as error:
+        return MicroFit(arena_bytes=None, reason=str(error))
 
 
 def _describe_plan(plan: ComputePlan) -> list[str]:

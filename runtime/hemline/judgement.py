@@ -226,7 +226,7 @@ class _LossJudge(Judge):
         """Yields outputs with what they should be, a few samples at a time."""
         pixels = self.facts.input.preprocessing
         for start in range(0, len(outputs), _CHUNK):
-            rows = slice(start, start + _CHUNK)
+            rows = slice(start, min(start + _CHUNK, len(outputs)))
             if self._targets is not None:
                 target = self._targets[rows]
             else:

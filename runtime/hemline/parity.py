@@ -33,12 +33,14 @@ from hemline.paired import ClassChange, ErrorGrowth, PairedResult, Verdict
 from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
 from hemline.speed import Speed
 
-SCHEMA = "hemline.parity/1"
+SCHEMA = "hemline.parity/2"
 FILE_NAME = "parity.json"
 FLOAT_PREDICTIONS = "float_predictions.npz"
 
-# What runs the same file once more, for the last step of the chain.
-_SECOND = {"litert": "litert-builtin", CoreMLEngine.name: CoreMLReferenceEngine.name}
+# What runs the same file once more, for the last steps of the chain.
+_SECOND = {"litert": ("litert-builtin", "micro"), CoreMLEngine.name: (CoreMLReferenceEngine.name,)}
+# TensorFlow Lite Micro's portable kernels are slower than XNNPACK by far.
+_MICRO_COUNT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +225,7 @@ def verify(
         progress(f"judge {artifact.file}")
         steps = _measure_steps(manifest, artifact, runs, judge)
         facts = replace(artifact.facts, **margins)
-        judged = _judge(artifact, facts, runs[artifact.file, False], steps, judge)
+        judged = _judge(artifact, facts, runs[artifact.file, ""], steps, judge)
         results.append(_hold_to_promise(folder / artifact.file, facts, judged))
     return ParityReport(
         model=manifest.model.model,
@@ -242,23 +244,27 @@ def verify(
     )
 
 
-# A file's name, and whether it is run in a second engine.
-_Runs = dict[tuple[str, bool], Run]
+# A file's name and that of an engine; "" is the engine that judges it.
+_Runs = dict[tuple[str, str], Run]
 
 
-def _list_jobs(folder: Path, manifest: Manifest) -> dict[tuple[str, bool], Job]:
-    """Returns each artifact in its engine and, where there is one, in a second."""
+def _list_jobs(folder: Path, manifest: Manifest) -> dict[tuple[str, str], Job]:
+    """Returns each artifact in its engine and, where there are some, in others."""
     jobs = {}
     for artifact in manifest.artifacts:
         engine = stand_in(artifact.facts.engine)
-        # XNNPACK has no int16 kernels (its README in TensorFlow lists float32 and int8), so
-        # LiteRT's own, which are slow, run such a file in either engine.
-        is_int16 = artifact.facts.input.dtype == "int16"
-        second = None if is_int16 else _SECOND.get(engine or artifact.facts.engine)
         path = folder / artifact.file
-        jobs[artifact.file, False] = Job(path=path, engine=engine)
-        if second:
-            jobs[artifact.file, True] = Job(path=path, engine=second)
+        jobs[artifact.file, ""] = Job(path=path, engine=engine)
+        for other in _SECOND.get(engine or artifact.facts.engine, ()):
+            if other == "micro":
+                # It is for integers, and knows neither all operators nor all of their types.
+                if artifact.facts.integers is not None:
+                    job = Job(path=path, engine=other, count=_MICRO_COUNT, may_be_refused=True)
+                    jobs[artifact.file, other] = job
+            # XNNPACK has no int16 kernels (its README in TensorFlow lists float32 and int8), so
+            # LiteRT's own, which are slow, run such a file in either engine.
+            elif artifact.facts.input.dtype != "int16":
+                jobs[artifact.file, other] = Job(path=path, engine=other)
     return jobs
 
 
@@ -274,7 +280,7 @@ def _measure_steps(
         outputs = None if run is None else run.outputs
         return outputs if outputs is not None and np.isfinite(outputs).all() else None
 
-    outputs = finite(runs[artifact.file, False])
+    outputs = finite(runs[artifact.file, ""])
     if outputs is None:
         return ()
     keras, last = (manifest.float_model.file, judge.reference), (artifact.file, outputs)
@@ -282,17 +288,17 @@ def _measure_steps(
     parents = [a for a in manifest.artifacts if (a.facts.engine, a.facts.recipe) == wanted]
     steps, before = [], keras
     for parent in parents:
-        exported = finite(runs[parent.file, False])
+        exported = finite(runs[parent.file, ""])
         if exported is not None:
             before = (parent.file, exported)
             steps.append(judge.measure_step(FLOAT_EXPORT, keras, before))
     if artifact not in parents:
         steps.append(judge.measure_step(artifact.facts.recipe, before, last))
-    second = runs.get((artifact.file, True))
-    again = finite(second)
-    if second is not None and again is not None:
-        target = (f"{artifact.file} in {second.engine}", again)
-        steps.append(judge.measure_step(ENGINE, last, target))
+    for (file, name), run in runs.items():
+        again = finite(run)
+        if file == artifact.file and name and again is not None:
+            target = (f"{artifact.file} in {run.engine}", again)
+            steps.append(judge.measure_step(f"{ENGINE} {name}", last, target))
     return tuple(steps)
 
 

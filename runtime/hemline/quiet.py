@@ -9,6 +9,23 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def held_back() -> Iterator[bytearray]:
+    """Holds back what native code writes to stderr; at the end it is in the array given."""
+    said = bytearray()
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            said += held.read()
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Holds back what native code writes to stderr, and shows it if the block raises.
 
@@ -16,17 +33,10 @@ def quiet() -> Iterator[None]:
     every setting of Python's.
     """
     logging.getLogger("coremltools").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
+    said = bytearray()
+    try:
+        with held_back() as said:
             yield
-        except BaseException:
-            os.dup2(kept, 2)
-            held.seek(0)
-            os.write(2, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    except BaseException:
+        os.write(2, said)
+        raise

@@ -24,6 +24,7 @@ def test_every_recipe_makes_a_file_of_its_own() -> None:
         ("int8-selective", ".tflite"),
         ("int8-pruned", ".tflite"),
         ("int8-clustered", ".tflite"),
+        ("micro", ".csource"),
     ]
 
 
@@ -41,6 +42,7 @@ def test_margins() -> None:
         "int8-selective": 0.3,
         "int8-pruned": 0.3,
         "int8-clustered": 0.3,
+        "micro": 0.3,
     }
 
 
@@ -75,13 +77,14 @@ def test_a_name_selects_it_for_every_engine() -> None:
 
 def test_all_is_what_needs_no_choice() -> None:
     left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes("all")}
-    assert left_out == {"int8-selective", "int8-pruned", "int8-clustered"}
+    assert left_out == {"int8-selective", "int8-pruned", "int8-clustered", "micro"}
 
 
 def test_nothing_trains_unless_asked_for() -> None:
     left_out = {recipe.name for recipe in RECIPES} - {r.name for r in select_recipes()}
-    assert left_out == {"int8-qat", "int8-selective", "int8-pruned", "int8-clustered"}
-    assert describe_recipes().endswith(" (trains)")
+    assert left_out == {"int8-qat", "int8-selective", "int8-pruned", "int8-clustered", "micro"}
+    trains = [line.split(".")[0] for line in describe_recipes().splitlines() if "(trains)" in line]
+    assert trains == ["int8-qat", "int8-pruned", "int8-clustered"]
 
 
 def test_each_recipe_has_one_line_of_meaning() -> None:

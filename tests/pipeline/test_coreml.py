@@ -32,7 +32,7 @@ def test_verify_runs_core_ml_and_compares_it_with_the_reference(
     (found,) = [a for a in report.artifacts if a.file.endswith(".mlpackage")]
     assert found.engine == "coreml"
     assert found.verdict != Verdict.FAIL, found.reason
-    assert [step.name for step in found.steps] == ["float16", "engine"]
+    assert [step.name for step in found.steps] == ["float16", "engine coreml-reference"]
     assert found.steps[-1].agreement > 0.99
 
 

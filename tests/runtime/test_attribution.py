@@ -22,6 +22,13 @@ def test_a_step_is_measured() -> None:
     assert step.sqnr_db == pytest.approx(10 * np.log10(np.square(before).sum() / 0.08), abs=1e-4)
 
 
+def test_a_step_on_the_first_samples() -> None:
+    before, after = rows(0.9, 0.6, 0.2, 0.4), rows(0.9, 0.4)
+    found = measure_step("engine b", ("a", before), ("b", after), LABELS)
+    assert (found.count, found.delta_pt, found.agreement) == (2, pytest.approx(-50), 0.5)
+    assert found == measure_step("engine b", ("a", before[:2]), ("b", after), LABELS[:2])
+
+
 def test_a_step_with_a_loss() -> None:
     before, after = rows(0.5, 0.5), rows(0.5, 1.0)
     step = measure_step("int8", ("a", before), ("b", after), mean_loss=lambda v: float(v.sum() - 1))
@@ -40,11 +47,12 @@ def test_a_step_with_a_loss() -> None:
     assert explain_steps([tensors]) == "int8 (3 dB): the recipe int8 costs the most"
 
 
-def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
+def step(name: str, sqnr: float | None, delta: float = 0.0, count: int = 4) -> Step:
     return Step(
         name=name,
         source="",
         target="",
+        count=count,
         delta_pt=delta,
         agreement=1.0,
         max_probability_change=0.0,
@@ -57,8 +65,8 @@ def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
     ("steps", "sentence"),
     [
         (
-            [step("float export", 130.0), step("int8", 20.0, -3.5), step("engine", None)],
-            "float export +0.00 pt (130 dB), int8 -3.50 pt (20 dB), engine +0.00 pt (equal): "
+            [step("float export", 130.0), step("int8", 20.0, -3.5), step("engine a", None)],
+            "float export +0.00 pt (130 dB), int8 -3.50 pt (20 dB), engine a +0.00 pt (equal): "
             "the recipe int8 costs the most",
         ),
         (
@@ -66,8 +74,9 @@ def step(name: str, sqnr: float | None, delta: float = 0.0) -> Step:
             "float export -9.00 pt (3 dB), int8 +0.00 pt (30 dB): the converter changed the model",
         ),
         (
-            [step("float export", 130.0), step("engine", -2.0)],
-            "float export +0.00 pt (130 dB), engine +0.00 pt (-2 dB): "
+            [step("float export", 130.0), step("engine a", -2.0), step("engine b", 9.0, 1.0, 2)],
+            "float export +0.00 pt (130 dB), engine a +0.00 pt (-2 dB), "
+            "engine b +1.00 pt on 2 samples (9 dB): "
             "the engines compute the file differently",
         ),
         ([step("float export", None)], "no step changes an output"),

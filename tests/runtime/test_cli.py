@@ -76,7 +76,7 @@ def test_verify(restate: Any, ready: Path, few: Path, tmp_path: Path, capsys: Ca
         ("separable.float32.onnx", "−50", "PASS"),
         ("separable.float16.mlpackage", "−50", "PASS (reference)"),
     ]
-    report = read_document(tmp_path / "new" / "parity.json", "hemline.parity/1", ParityReport)
+    report = read_document(tmp_path / "new" / "parity.json", "hemline.parity/2", ParityReport)
     assert cells[0][1] == f"{report.float_model.accuracy:.4f}"
     int8 = report.artifacts[1]
     assert int8.paired is not None
@@ -116,7 +116,7 @@ def test_a_margin_is_overridden_and_recorded(
 ) -> None:
     words = ["verify", ready, "--data", few, "--margin", "40", "--json", tmp_path / "parity.json"]
     assert run(capsys, *words)[0] == 0
-    report = read_document(tmp_path / "parity.json", "hemline.parity/1", ParityReport)
+    report = read_document(tmp_path / "parity.json", "hemline.parity/2", ParityReport)
     assert report.margin_override_pt == 40
     assert [a.paired.margin_pt for a in report.artifacts if a.paired] == [40] * 4
 

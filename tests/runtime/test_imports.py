@@ -56,8 +56,14 @@ def test_every_module_imports_without_what_is_heavy() -> None:
 import importlib, pkgutil, hemline
 names = [m.name for m in pkgutil.walk_packages(hemline.__path__, "hemline.")]
 for name in names:
-    if name != "hemline.__main__":
+    if name == "hemline.__main__":
+        continue
+    try:
         importlib.import_module(name)
+    except hemline.EngineUnavailableError:
+        # For Linux on x86-64 only.
+        if name != "hemline.engines.micro":
+            raise
 print(*names)
 """
     names = run_python(code).split()
@@ -118,6 +124,7 @@ def test_imports_point_one_way() -> None:
         "coremltools",
         "PIL",
         "threadpoolctl",
+        "tflite_micro",
     }
     assert "hemline_train" not in imported_packages(folder_of(hemline_export))
     assert "hemline_export" not in imported_packages(folder_of(hemline_train))

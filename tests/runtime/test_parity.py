@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from hemline.measures import calibration_error, mean_kl, sqnr_db
 from hemline.paired import compare_paired
 from hemline.parity import SCHEMA, ParityReport, verify
 from hemline.samples import resolve_samples
+
+# Linux on x86-64 has it.
+MICRO = ("micro",) if find_spec("tflite_micro") else ()
 
 
 @pytest.fixture
@@ -184,8 +188,10 @@ def test_the_float_predictions_are_kept_and_used_again(
     assert verify(fresh, str(few), told.append) == first
     files = [artifact.file for artifact in first.artifacts]
     twice = [file for file in files for _ in range(1 + file.endswith(".tflite"))]
+    if MICRO:
+        twice.insert(4, "separable.int8.tflite")
     assert told == [
-        "run 6 times 200 samples",
+        f"run {len(twice)} times 200 samples",
         *(f"ran {file}" for file in twice),
         *(f"judge {file}" for file in files),
     ]
@@ -466,20 +472,33 @@ def test_the_chain_leads_from_keras_to_each_file_and_on_to_a_second_engine(whole
     keras, lite = "separable.float.keras", "separable.float32.tflite"
     exported = ("float export", keras, lite)
     assert chains == {
-        lite: [exported, ("engine", lite, f"{lite} in litert-builtin")],
+        lite: [exported, ("engine litert-builtin", lite, f"{lite} in litert-builtin")],
         "separable.int8.tflite": [
             exported,
             ("int8", lite, "separable.int8.tflite"),
-            ("engine", "separable.int8.tflite", "separable.int8.tflite in litert-builtin"),
+            *(
+                (f"engine {engine}", "separable.int8.tflite", f"separable.int8.tflite in {engine}")
+                for engine in ("litert-builtin", *MICRO)
+            ),
         ],
         "separable.float32.onnx": [("float export", keras, "separable.float32.onnx")],
         "separable.float16.mlpackage": [("float16", keras, "separable.float16.mlpackage")],
     }
 
 
+@pytest.mark.skipif(not MICRO, reason="tflite-micro is for Linux on x86-64")
+def test_a_microcontroller_runs_the_first_samples_only(whole: Path) -> None:
+    (int8,) = [a for a in read(whole).artifacts if a.file == "separable.int8.tflite"]
+    (micro,) = [step for step in int8.steps if step.name == "engine micro"]
+    assert micro.count == 100
+    assert micro.agreement is not None
+    assert micro.agreement > 0.95
+    assert {step.count for step in int8.steps if step is not micro} == {int8.paired.n}
+
+
 def test_what_the_steps_cost_adds_up(whole: Path) -> None:
     for artifact in read(whole).artifacts:
-        own = [step.delta_pt for step in artifact.steps if step.name != "engine"]
+        own = [step.delta_pt for step in artifact.steps if not step.name.startswith("engine")]
         assert artifact.paired is not None
         assert sum(own) == pytest.approx(artifact.paired.delta_pt, abs=1e-9)
 
@@ -506,4 +525,7 @@ def test_nan_has_no_chain_and_can_be_recorded(
     assert decode(SCHEMA, ParityReport, encode(SCHEMA, report), "parity.json") == report
     chains = {a.file: [step.name for step in a.steps] for a in report.artifacts}
     assert chains["separable.float32.tflite"] == []
-    assert chains["separable.int8.tflite"] == ["int8", "engine"]
+    assert chains["separable.int8.tflite"] == [
+        "int8",
+        *(f"engine {engine}" for engine in ("litert-builtin", *MICRO)),
+    ]

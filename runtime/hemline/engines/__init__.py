@@ -15,7 +15,9 @@ BUILT_IN = {
     ".tflite": {
         "litert": ("hemline.engines.litert", "LiteRTEngine"),
         "litert-builtin": ("hemline.engines.litert", "LiteRTBuiltinEngine"),
+        "micro": ("hemline.engines.micro", "MicroEngine"),
     },
+    ".csource": {"micro": ("hemline.engines.c_source", "CSourceEngine")},
     ".onnx": {"onnxruntime": ("hemline.engines.onnxruntime", "ONNXRuntimeEngine")},
     ".mlpackage": {
         "coreml": ("hemline.engines.coreml", "CoreMLEngine"),

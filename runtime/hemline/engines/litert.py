@@ -27,9 +27,9 @@ class LiteRTEngine(Engine):
     name: ClassVar[str] = "litert"
     _kernels: ClassVar[OpResolverType] = OpResolverType.AUTO
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, content: bytes | None = None) -> None:
         try:
-            self._content = path.read_bytes()
+            self._content = path.read_bytes() if content is None else content
             self._interpreter = Interpreter(
                 model_content=self._content,
                 num_threads=threads,
@@ -89,7 +89,7 @@ class LiteRTEngine(Engine):
             self._interpreter.allocate_tensors()
 
     def _failure(self, error: Exception) -> ModelFileError:
-        return ModelFileError(f"LiteRT cannot run {self._path}: {_first_line(error)}")
+        return ModelFileError(f"{self.name} cannot run {self._path}: {_first_line(error)}")
 
     def embedded_facts(self) -> bytes | None:
         # Generated from TFLite's schema and large: imported only by what reads the structure.
@@ -102,17 +102,20 @@ class LiteRTEngine(Engine):
                 return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
         return None
 
-    @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def describe(self) -> FileStructure:
+        """Returns the file's structure."""
         from hemline.engines.tflite_operations import read_operations
 
-        engine = cls(path, threads=1)
         return FileStructure(
-            inputs=engine.inputs,
-            outputs=engine.outputs,
-            operations=read_operations(engine._content),
-            embedded_facts=engine.embedded_facts(),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            operations=read_operations(self._content),
+            embedded_facts=self.embedded_facts(),
         )
+
+    @classmethod
+    def structure(cls, path: Path) -> FileStructure:
+        return cls(path, threads=1).describe()
 
     @classmethod
     def version(cls) -> str:
