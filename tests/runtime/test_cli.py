@@ -341,7 +341,8 @@ def test_predict_of_bad_input(
 def test_inspect(exported: Path, capsys: Captured) -> None:
     status, out, err = run(capsys, "inspect", exported / INT8)
     assert (status, err) == (0, "")
-    lines = out.splitlines()
+    # Whether it runs on a microcontroller is said where that can be tried: test_micro.py.
+    lines = [line for line in out.splitlines() if not line.startswith("micro")]
     assert re.fullmatch(rf"{INT8}: \d,\d{{3}} bytes, runs in litert", lines[0])
     assert re.fullmatch(r"sha256     [0-9a-f]{64}", lines[1])
     assert lines[2] == "manifest   matches"
