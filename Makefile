@@ -53,7 +53,7 @@ export: $(INSTALLED) ## export what `make train` trained
 
 verify: $(INSTALLED) $(MODELS:%=verify-%) ## each artifact in DIR against its float model
 
-bench: $(INSTALLED) $(MODELS:%=bench-%) ## latency of the artifacts in DIR
+bench: $(INSTALLED) $(MODELS:%=bench-%) ## latency of the artifacts in DIR, beside the bare engines and Keras
 
 report: $(INSTALLED) ## one table of what verify and bench recorded in DIR
 	$(HEMLINE) report $(MODELS:%=$(DIR)/%)
@@ -104,4 +104,4 @@ verify-%:
 	$(HEMLINE) verify $(DIR)/$* $(WITH_DATA)
 
 bench-%:
-	$(HEMLINE) bench $(DIR)/$*
+	$(HEMLINE) bench $(DIR)/$* --peer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hemline.cli import end_progress, show_progress
+from hemline.console import end_progress, show_progress
 from hemline.errors import ExportError, HemlineError
 from hemline.facts import Task
 from hemline.host import peak_memory_bytes

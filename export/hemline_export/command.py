@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemline.cli import Commands, end_progress, points, positive, show_progress
+from hemline.console import Commands, end_progress, points, positive, show_progress
 from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task

@@ -1,6 +1,6 @@
 """The float Keras model as an engine, so that `verify` has something to compare with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +19,18 @@ class KerasEngine(Engine):
     name: ClassVar[str] = "keras"
 
     def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
-        model = load_keras(path)
+        model = self._model = load_keras(path)
         self._call = tensorflow.function(lambda tensor: model(tensor, training=False))
         self.inputs, self.outputs = (_spec(model.inputs[0]),), (_spec(model.outputs[0]),)
 
     def run_all(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return [self._call(np.ascontiguousarray(tensors[0])).numpy()]
+
+    def peer_calls(self) -> dict[str, Callable[[NDArray[Any]], object]]:
+        return {
+            "keras predict": lambda tensor: self._model.predict(tensor, verbose=0),
+            "keras call": lambda tensor: self._model(tensor, training=False).numpy(),
+        }
 
     def embedded_facts(self) -> bytes | None:
         return None

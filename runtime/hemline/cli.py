@@ -6,7 +6,6 @@ Other packages plug in subcommands through the entry-point group `hemline.comman
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -15,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeAlias
 
 import hemline
-from hemline import bench, doctor, golden, inspection, parity
+from hemline import bench, bench_command, doctor, golden, inspection, parity
 from hemline.bundled import bundled_model, bundled_models
+from hemline.console import Commands, above_zero, end_progress, points, positive, show_progress
 from hemline.documents import encode, write_document
 from hemline.engines import coreml, is_model
 from hemline.engines.coreml_reference import CAVEAT
@@ -32,7 +31,7 @@ from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
 from hemline.report import format_speed, format_table, mark_verdict, report
-from hemline.speed import judge_speeds
+from hemline.timing import Schedule
 
 COMMANDS = "hemline.commands"
 
@@ -64,17 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def show_progress(text: str) -> None:
-    """Shows what is going on, on one line of a terminal; nothing elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def end_progress() -> None:
-    """Clears the progress line."""
-    show_progress("")
-
-
 def paint(table: str) -> str:
     """Returns a table with its verdicts in colour, if stdout is a terminal and NO_COLOR unset."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
@@ -97,16 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         point.load()(commands)
     _add_verify(commands)
     _add_selftest(commands)
-    _add_bench(commands)
+    bench_command.add_command(commands)
     _add_predict(commands)
     _add_inspect(commands)
     _add_report(commands)
     _add_doctor(commands)
     return parser
-
-
-# In quotes, since argparse makes it generic for type checkers only.
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_verify(commands: Commands) -> None:
@@ -131,7 +115,7 @@ def _add_verify(commands: Commands) -> None:
     )
     parser.add_argument(
         "--loss-margin",
-        type=_percent,
+        type=above_zero,
         metavar="PERCENT",
         help="by how much the loss of any artifact may exceed the float model's, for regression "
         "and autoencoders (default: as its manifest says)",
@@ -156,8 +140,7 @@ def _verify(options: argparse.Namespace) -> int:
     try:
         timed = bench.bench(
             [options.folder],
-            rounds=_SPEED_ROUNDS,
-            calls_per_round=_SPEED_CALLS,
+            schedule=_SPEED,
             compute_units=bench.COMPUTE_UNITS[:1],
             progress=show_progress,
         )
@@ -165,8 +148,8 @@ def _verify(options: argparse.Namespace) -> int:
         # Nothing in the folder runs here but in a reference evaluation.
         pass
     else:
-        artifacts = read_manifest(options.folder).artifacts
-        result = replace(result, speeds=judge_speeds(artifacts, timed))
+        judged = tuple(file.speed for file in timed.files if file.speed is not None)
+        result = replace(result, speeds=judged)
     end_progress()
     duration_s, peak = time.perf_counter() - start, peak_memory_bytes()
     if options.json:
@@ -209,7 +192,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 # A look at the speed, enough for a ratio: `hemline bench` measures longer.
-_SPEED_ROUNDS, _SPEED_CALLS = 15, 20
+_SPEED = Schedule(rounds=15, calls_per_round=20)
 
 _PARITY_COLUMNS: dict[str, tuple[str, ...]] = {
     Task.CLASSIFICATION: (
@@ -313,68 +296,6 @@ def _selftest(options: argparse.Namespace) -> int:
             print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
-
-
-def _add_bench(commands: Commands) -> None:
-    parser = commands.add_parser("bench", help="single-image latency on this machine")
-    parser.add_argument(
-        "paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of artifacts, or files"
-    )
-    parser.add_argument("--threads", type=positive, default=1, help="per engine (default 1)")
-    parser.add_argument(
-        "--rounds",
-        type=positive,
-        default=bench.ROUNDS,
-        help=f"turns of {bench.CALLS_PER_ROUND} calls per file (default {bench.ROUNDS})",
-    )
-    parser.add_argument(
-        "--compute-units",
-        type=lambda text: tuple(text.split(",")),
-        default=bench.COMPUTE_UNITS,
-        metavar="UNITS",
-        help=f"what Core ML may run on, one row for each (default {','.join(bench.COMPUTE_UNITS)})",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write bench.json there")
-    parser.set_defaults(run=_bench)
-
-
-def _bench(options: argparse.Namespace) -> int:
-    result = bench.bench(
-        options.paths,
-        threads=options.threads,
-        rounds=options.rounds,
-        compute_units=options.compute_units,
-        progress=show_progress,
-    )
-    end_progress()
-    if options.json:
-        write_document(options.json, bench.SCHEMA, result)
-    host = result.host
-    print(
-        f"{host.cpu}, {host.cores} cores, {host.system}; {result.threads} thread(s), "
-        f"{result.rounds * result.calls_per_round:,} calls each after {result.warmup_calls}; "
-        "microseconds; bare is the engine's set, invoke and get"
-    )
-    rows = [
-        [
-            file.file,
-            file.engine,
-            *(f"{ns / 1e3:.1f}" for ns in _percentiles(file.predict or file.bare)),
-            f"{file.bare.median_ns / 1e3:.1f}",
-            "" if file.predict_ratio is None else f"{file.predict_ratio:.2f}",
-            "noisy" if (file.predict or file.bare).noisy else "",
-        ]
-        for file in result.files
-    ]
-    header = ("file", "engine", "p10", "p50", "p90", "p99", "bare p50", "ratio", "spread")
-    print(format_table(header, rows))
-    for file, reason in result.not_run.items():
-        print(f"{file}: not run: {reason}")
-    return 0
-
-
-def _percentiles(latency: bench.Latency) -> tuple[float, ...]:
-    return latency.p10_ns, latency.median_ns, latency.p90_ns, latency.p99_ns
 
 
 def _add_predict(commands: Commands) -> None:
@@ -542,31 +463,3 @@ def _doctor(options: argparse.Namespace) -> int:
         outcome = trial.reason or f"predicts with {trial.engine}"
         print(f"the model {trial.model}, which comes with Hemline: {outcome}")
     return int(not found.is_well)
-
-
-def points(text: str) -> float:
-    """Returns percentage points between 0 and 100, as argparse's `type`."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 < found < 100:
-        raise argparse.ArgumentTypeError(f"expected points between 0 and 100, got {text!r}")
-    return found
-
-
-def _percent(text: str) -> float:
-    try:
-        percent = float(text)
-    except ValueError:
-        percent = math.nan
-    if not 0 < percent < math.inf:
-        raise argparse.ArgumentTypeError(f"expected percent above 0, got {text!r}")
-    return percent
-
-
-def positive(text: str) -> int:
-    """Returns a whole number of 1 or more, as argparse's `type`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)

@@ -101,8 +101,8 @@ def ask_child(
     Args:
         path: the package.
         compute_units: what Core ML may run on.
-        steps: options of `hemline.coreml_worker`: `--plan`, `--timing WARMUP ROUNDS CALLS`,
-            `--outputs IMAGES.npy OUTPUTS.npy`.
+        steps: options of `hemline.coreml_worker`: `--plan`, `--timing WARMUP CALLS ROUNDS BATCH`
+            (no rounds: as many as it takes), `--outputs IMAGES.npy OUTPUTS.npy`.
         time_limit_s: for all of it; `TIME_LIMIT_S` unless given.
 
     Raises:

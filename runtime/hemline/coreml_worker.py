@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from hemline.coreml_plan import read_plan
 from hemline.documents import to_json
 from hemline.engines.coreml import CoreMLEngine
 from hemline.errors import HemlineError
+from hemline.first_answer import FirstAnswer
+from hemline.host import peak_memory_bytes
 from hemline.model import load
+from hemline.timing import Schedule
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -32,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("compute_units", choices=CoreMLEngine.compute_units)
     parser.add_argument("--plan", action="store_true")
-    parser.add_argument("--timing", type=int, nargs=3, metavar=("WARMUP", "ROUNDS", "CALLS"))
+    counts = ("WARMUP", "CALLS", "ROUNDS", "BATCH")
+    parser.add_argument("--timing", type=int, nargs=4, metavar=counts)
     parser.add_argument("--outputs", type=Path, nargs=2, metavar=("IMAGES", "OUTPUTS"))
     options = parser.parse_args(arguments)
     # What libraries print must not stand between the lines of JSON.
@@ -72,14 +78,21 @@ def work(
         HemlineError: it cannot be loaded or planned.
     """
     say({"begin": "load"})
+    start = time.perf_counter_ns()
     model = load(file, compute_units=compute_units)
+    load_ns = time.perf_counter_ns() - start
     if plan and isinstance(model.engine, CoreMLEngine):
         say({"begin": "plan"})
         say({"plan": to_json(read_plan(model.engine.compiled_path(), compute_units))})
     if timing:
         say({"begin": "timing"})
-        warmup, rounds, calls = timing
-        timed = bench_model(model, warmup_calls=warmup, rounds=rounds, calls_per_round=calls)
+        warmup, calls, rounds, batch = timing
+        schedule = Schedule(warmup_calls=warmup, calls_per_round=calls, rounds=rounds or None)
+        timed = bench_model(model, schedule, batch)
+        first = FirstAnswer(
+            load_ns=load_ns, first_call_ns=timed.cold_ns, peak_memory_bytes=peak_memory_bytes()
+        )
+        timed = replace(timed, first_answer=first)
         say({"timing": to_json(timed)})
     if outputs:
         say({"begin": "outputs"})

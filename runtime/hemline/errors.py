@@ -6,6 +6,7 @@ HemlineError
 ├── ModelFileError    a model file is missing, damaged or not what its name says
 │   ├── ChecksumError     its SHA-256 is not the one in its manifest
 │   └── UnknownOperationError    it holds an operation that its engine cannot evaluate
+├── IncomparableError   two benchmarks are of different machines, or of no file in common
 ├── ManifestError     a JSON document of Hemline's is not valid
 ├── EngineUnavailableError   the engine that a file needs is not installed here
 ├── ExportError       a model cannot be converted as asked
@@ -37,6 +38,10 @@ class ChecksumError(ModelFileError):
 
 class UnknownOperationError(ModelFileError):
     """A model file holds an operation, or a form of one, that its engine cannot evaluate."""
+
+
+class IncomparableError(HemlineError):
+    """Two benchmarks are of different machines, or have no file in common."""
 
 
 class ManifestError(HemlineError):

@@ -32,6 +32,32 @@ class Host:
     packages: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A host and what decides how fast it computes.
+
+    Attributes:
+        host: the machine and what is installed on it.
+        cpu_flags: what the processor can do, as the system names it, with spaces between.
+        governor: what sets the clock of the first core, such as `performance`; None where the
+            system does not tell.
+    """
+
+    host: Host
+    cpu_flags: str
+    governor: str | None
+
+
+def describe_machine() -> Machine:
+    """Returns the facts of this machine that its speed depends on."""
+    return Machine(host=describe_host(), cpu_flags=_cpu_flags(), governor=_governor())
+
+
+def load_average() -> float | None:
+    """Returns how many processes wanted to run, over the last minute; None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def describe_host() -> Host:
     """Returns the facts of this machine."""
     packages = {}
@@ -52,6 +78,13 @@ def describe_host() -> Host:
 
 def peak_memory_bytes() -> int | None:
     """Returns the most memory that this process has had resident; None on Windows."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # On Linux a program starts with the getrusage of the process that started it, so a small
+        # child of a large parent seems large. VmHWM is of its own memory alone: proc(5).
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:
@@ -68,15 +101,38 @@ def _system() -> str:
 
 def _cpu_name() -> str:
     # platform.processor() is empty or the bare instruction set on Linux.
+    name = _cpu_information("model name", "Model")
+    if not name and sys.platform == "darwin":
+        # On Apple silicon platform.processor() says `arm` of every chip.
+        name = _sysctl("-n", "machdep.cpu.brand_string")
+    return name or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> str:
+    if sys.platform == "darwin":
+        lines = (line.partition(": ") for line in _sysctl("hw.optional").splitlines())
+        return " ".join(name.removeprefix("hw.optional.") for name, _, has in lines if has == "1")
+    # The second is the name on Arm.
+    return _cpu_information("flags", "Features")
+
+
+def _governor() -> str | None:
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return None
+
+
+def _cpu_information(*keys: str) -> str:
+    """Returns what Linux says of the first core under one of these keys, or an empty string."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():
-            if line.startswith(("model name", "Model")):
+            if line.startswith(keys):
                 return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        # On Apple silicon platform.processor() says `arm` of every chip.
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        if found.stdout.strip():
-            return found.stdout.strip()
-    return platform.processor() or platform.machine()
+    return ""
+
+
+def _sysctl(*arguments: str) -> str:
+    command = ["/usr/sbin/sysctl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

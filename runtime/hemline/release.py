@@ -7,8 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hemline import bench, golden, parity
-from hemline.documents import read_document
+from hemline import bench_report, golden, parity
 from hemline.errors import HemlineError, ManifestError
 from hemline.facts import Task
 from hemline.files import replacing
@@ -22,7 +21,7 @@ _DOCUMENTS = (
     "training.json",
     parity.FILE_NAME,
     parity.FLOAT_PREDICTIONS,
-    bench.FILE_NAME,
+    bench_report.FILE_NAME,
 )
 
 
@@ -67,7 +66,7 @@ def _require_releasable(folder: Path) -> None:
             raise ManifestError(f"{folder} has no {name}; run `make all` first")
     golden.read_golden(folder, manifest)
     result = read_parity(folder, manifest)
-    read_document(folder / bench.FILE_NAME, bench.SCHEMA, bench.BenchReport)
+    bench_report.read_bench(folder / bench_report.FILE_NAME)
     # Tensors have no measure of their own that could have a floor.
     held = (result.float_model.floor_accuracy, result.float_model.ceiling_loss)
     if manifest.model.task != Task.TENSORS and held == (None, None):

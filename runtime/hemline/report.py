@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemline import bench, parity
-from hemline.bench import BenchReport, Latency
+from hemline import bench_report, parity
+from hemline.bench_report import FileBench
 from hemline.documents import read_document
 from hemline.errors import ManifestError
 from hemline.facts import Task
+from hemline.latency import Latency
 from hemline.manifest import Manifest, read_manifest
 from hemline.parity import ArtifactParity, ParityReport
-from hemline.speed import Speed, judge_speeds
+from hemline.speed import Speed
 
 # What stands between the bytes and the verdict, by task.
 _COLUMNS: dict[str, tuple[str, str]] = {
@@ -83,13 +84,13 @@ def report(folder: Path) -> list[Row]:
     """
     manifest = read_manifest(folder)
     parity_report = read_parity(folder, manifest)
-    bench_report = read_document(folder / bench.FILE_NAME, bench.SCHEMA, BenchReport)
-    latencies: dict[str, Latency] = {}
-    for file in bench_report.files:
-        # The first row of a Core ML package is for the compute units that `load` takes.
-        if file.file not in bench_report.not_run:
-            latencies.setdefault(file.sha256, file.predict or file.bare)
-    speeds = {speed.file: speed for speed in judge_speeds(manifest.artifacts, bench_report)}
+    timed = bench_report.read_bench(folder / bench_report.FILE_NAME)
+    # Of several rows of a file, the first is of the first number of threads, and of a Core ML
+    # package also of the compute units that `load` takes, if it ran on those.
+    rows: dict[str, FileBench] = {}
+    for file in timed.files:
+        if file.batch == 1 and file.file not in timed.not_run:
+            rows.setdefault(file.sha256, file)
     reference = parity_report.float_model
     return [
         Row(
@@ -112,10 +113,11 @@ def report(folder: Path) -> list[Row]:
                 change=_change(result),
                 verdict=result.verdict,
                 is_reference=result.is_reference,
-                latency=latencies.get(artifact.sha256),
-                speed=speeds.get(artifact.file),
+                latency=row.main if row else None,
+                speed=row.speed if row else None,
             )
             for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
+            for row in [rows.get(artifact.sha256)]
         ),
     ]
 

@@ -12,6 +12,7 @@ from hemline.coreml_device import plan_package
 from hemline.engines.coreml import COMPUTE_UNITS
 from hemline.paired import Verdict
 from hemline.parity import verify
+from hemline.timing import Schedule
 
 pytestmark = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 
@@ -71,7 +72,9 @@ def test_a_plan_with_the_neural_engine_is_made_or_refused_with_a_reason(exported
 def test_latency_by_compute_units(exported: Path) -> None:
     package = exported / "separable.float16.mlpackage"
     report = bench(
-        [package], warmup_calls=2, rounds=2, calls_per_round=5, compute_units=COMPUTE_UNITS
+        [package],
+        schedule=Schedule(warmup_calls=2, calls_per_round=5, rounds=2),
+        compute_units=COMPUTE_UNITS,
     )
     timed = {file.engine.split()[-1]: file for file in report.files}
     assert "CPU_ONLY" in timed
@@ -80,3 +83,5 @@ def test_latency_by_compute_units(exported: Path) -> None:
     assert all(report.not_run.values())
     for file in timed.values():
         assert len(file.bare.samples_ns) == 10
+        assert file.first_answer is not None
+        assert file.first_answer.first_call_ns == file.cold_ns > 0

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hemline.bench import SCHEMA as BENCH_SCHEMA
-from hemline.bench import BenchReport, FileBench, summarize_latency
+from hemline.bench_report import SCHEMA as BENCH_SCHEMA
+from hemline.bench_report import BenchReport, FileBench
 from hemline.documents import encode, write_document
 from hemline.facts import (
     EMBEDDED_SCHEMA,
@@ -28,11 +28,13 @@ from hemline.facts import (
 from hemline.files import sha256
 from hemline.golden import SCHEMA as GOLDEN_SCHEMA
 from hemline.golden import Golden, GoldenArtifact, GoldenFloat
-from hemline.host import Host
+from hemline.host import Host, Machine
+from hemline.latency import summarize_latency
 from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest, write_manifest
 from hemline.paired import compare_paired
 from hemline.parity import SCHEMA as PARITY_SCHEMA
 from hemline.parity import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
+from hemline.timing import Clock, Schedule
 from hemline_export.recipes import RECIPES
 
 Restate = Callable[[Path, Callable[[EmbeddedFacts], EmbeddedFacts]], None]
@@ -138,7 +140,52 @@ def artifact_facts() -> ArtifactFacts:
 
 
 @pytest.fixture
-def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts) -> Path:
+def empty_bench() -> BenchReport:
+    """A benchmark of nothing yet."""
+    host = Host(cpu="x", cores=2, machine="m", system="s", python="3.11", packages={"numpy": "2"})
+    return BenchReport(
+        machine=Machine(host=host, cpu_flags="avx2 sse2", governor=None),
+        clock=Clock(name="time.perf_counter_ns", resolution_ns=1.0, overhead_ns=40.0),
+        schedule=Schedule(warmup_calls=1, calls_per_round=3, rounds=1),
+        load_before=None,
+        load_after=None,
+        files=(),
+        peers=(),
+        not_run={},
+    )
+
+
+@pytest.fixture
+def file_bench() -> FileBench:
+    """The benchmark of a file, whose every call took a microsecond."""
+    return FileBench(
+        file="toy.int8.tflite",
+        engine="litert 2",
+        sha256="12" * 32,
+        size_bytes=8,
+        recipe="int8",
+        parent_sha256="ab" * 32,
+        threads=1,
+        batch=1,
+        cold_ns=5000,
+        bare=summarize_latency([5], [1000] * 40, 20),
+        predict=None,
+        predict_ratio=None,
+        image_ns=1000.0,
+        peer_ratios={},
+        speed=None,
+        first_answer=None,
+    )
+
+
+@pytest.fixture
+def build(
+    tmp_path: Path,
+    model_facts: ModelFacts,
+    artifact_facts: ArtifactFacts,
+    empty_bench: BenchReport,
+    file_bench: FileBench,
+) -> Path:
     """A build with one model folder, `toy`, whose verdicts pass; its model files are fakes."""
     folder = tmp_path / "build" / "toy"
     (folder / "toy.float16.mlpackage").mkdir(parents=True)
@@ -229,23 +276,15 @@ def build(tmp_path: Path, model_facts: ModelFacts, artifact_facts: ArtifactFacts
         ),
     )
     write_document(folder / "parity.json", PARITY_SCHEMA, parity)
-    bench = BenchReport(
-        host=host,
-        threads=1,
-        load_before=None,
-        clock_resolution_ns=1.0,
-        warmup_calls=1,
-        rounds=1,
-        calls_per_round=3,
+    bench = replace(
+        empty_bench,
         files=(
-            FileBench(
+            replace(
+                file_bench,
                 file=files[0],
-                engine="litert 2",
                 sha256=digests[0],
-                size_bytes=8,
-                bare=summarize_latency([5], [1000, 1000, 1000]),
-                predict=summarize_latency([5], [4000, 4400, 9000]),
-                predict_ratio=4.4,
+                bare=summarize_latency([5], [1000, 1000, 1000], 1),
+                predict=summarize_latency([5], [4000, 4400, 9000], 1),
             ),
         ),
         not_run={files[1]: "no Mac"},

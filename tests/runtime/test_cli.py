@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import hemline
-from hemline.bench import BenchReport
 from hemline.bundled import bundled_model
 from hemline.cli import main, paint
 from hemline.documents import read_document
@@ -217,45 +216,6 @@ def test_selftest_of_bad_input(folder: Path, tmp_path: Path, capsys: Captured) -
     fails(capsys, r"has no manifest\.json", "selftest", tmp_path)
     (folder / "golden.json").write_text("{}")
     fails(capsys, r"golden\.json has SHA-256", "selftest", folder)
-
-
-def test_bench(exported: Path, tmp_path: Path, capsys: Captured) -> None:
-    words = ["bench", exported, "--rounds", "1", "--threads", "2", "--json", tmp_path / "b.json"]
-    status, out, err = run(capsys, *words)
-    assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0].endswith(
-        "; 2 thread(s), 50 calls each after 50; microseconds; bare is the engine's set, "
-        "invoke and get"
-    )
-    assert [line.split()[1] for line in lines[3:6]] == [
-        "separable.float32.tflite",
-        INT8,
-        "separable.float32.onnx",
-    ]
-    assert lines[6].startswith("separable.float16.mlpackage: not run: Core ML runs on macOS only")
-    report = read_document(tmp_path / "b.json", "hemline.bench/1", BenchReport)
-    assert (report.threads, report.rounds, len(report.files)) == (2, 1, 3)
-
-
-def test_bench_on_compute_units(exported: Path, capsys: Captured) -> None:
-    message = r"compute units 'NPU': expected some of CPU_AND_NE, ALL, CPU_ONLY, CPU_AND_GPU"
-    fails(capsys, message, "bench", exported, "--compute-units", "ALL,NPU")
-    words = ["bench", exported / INT8, "--rounds", "1", "--compute-units", "ALL,CPU_ONLY"]
-    assert run(capsys, *words)[0] == 0
-
-
-def test_bench_of_bad_input(exported: Path, tmp_path: Path, capsys: Captured) -> None:
-    fails(capsys, "there is no model file", "bench", tmp_path / "none.tflite")
-    fails(capsys, r"has no manifest\.json", "bench", tmp_path)
-    fails(capsys, "nothing to time", "bench", exported / "separable.float16.mlpackage")
-
-
-@pytest.mark.parametrize("option", ["--rounds=0", "--threads=0", "--rounds=x", "--threads=-1"])
-def test_impossible_numbers(capsys: Captured, option: str) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["bench", "x", option])
-    assert "hemline bench: error: argument" in capsys.readouterr().err
 
 
 def test_predict(exported: Path, picture: Path, few: Path, capsys: Captured) -> None:

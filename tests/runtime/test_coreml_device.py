@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from hemline import coreml_device, coreml_worker
-from hemline.bench import FileBench, summarize_latency
+from hemline.bench_report import FileBench
 from hemline.coreml_device import ask_child, plan_package, run_package
 from hemline.coreml_plan import ComputePlan, OpPlacement
-from hemline.documents import to_json
+from hemline.documents import from_json, to_json
 from hemline.engines.coreml import CoreMLEngine
 from hemline.errors import ChecksumError, ManifestError
 from hemline.execution import Job, run_jobs
+from hemline.timing import Schedule
 
 PLAN = ComputePlan(
     compute_units="ALL",
@@ -200,7 +201,7 @@ def test_the_real_worker_and_a_changed_package(folder: Path) -> None:
 class Opened:
     """What the worker loads, without Core ML."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, file_bench: FileBench) -> None:
         self.calls: list[Any] = []
         engine = object.__new__(CoreMLEngine)
         monkeypatch.setattr(CoreMLEngine, "compiled_path", lambda _: "/c")
@@ -214,17 +215,9 @@ class Opened:
             self.calls.append(("plan", compiled, compute_units))
             return PLAN
 
-        def time_it(_: Any, **counts: int) -> FileBench:
-            self.calls.append(counts)
-            return FileBench(
-                file="a.mlpackage",
-                engine="coreml 9",
-                sha256="ab",
-                size_bytes=1,
-                bare=summarize_latency([1], [2]),
-                predict=None,
-                predict_ratio=None,
-            )
+        def time_it(_: Any, schedule: Schedule, batch: int) -> FileBench:
+            self.calls.append((schedule, batch))
+            return file_bench
 
         monkeypatch.setattr(coreml_worker, "load", load)
         monkeypatch.setattr(coreml_worker, "read_plan", plan)
@@ -235,15 +228,17 @@ class Opened:
         return np.full((len(images), 2), 0.5, np.float32)
 
 
-def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    opened, said = Opened(monkeypatch), []
+def test_the_steps_of_the_worker(
+    file_bench: FileBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened, said = Opened(monkeypatch, file_bench), []
     files = (tmp_path / "images.npy", tmp_path / "outputs.npy")
     np.save(files[0], np.zeros((4, 2, 2), np.uint8))
-    coreml_worker.work(PACKAGE, "CPU_ONLY", True, [5, 6, 7], files, said.append)
+    coreml_worker.work(PACKAGE, "CPU_ONLY", True, [5, 6, 7, 8], files, said.append)
     assert opened.calls == [
         ("load", PACKAGE, "CPU_ONLY"),
         ("plan", "/c", "CPU_ONLY"),
-        {"warmup_calls": 5, "rounds": 6, "calls_per_round": 7},
+        (Schedule(warmup_calls=5, calls_per_round=6, rounds=7), 8),
         ("outputs", (4, 2, 2)),
     ]
     assert np.load(files[1]).tolist() == [[0.5, 0.5]] * 4
@@ -252,11 +247,17 @@ def test_the_steps_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     begun = [answer["begin"] for answer in said if "begin" in answer]
     assert begun == ["load", "plan", "timing", "outputs"]
     assert said[2]["plan"] == to_json(PLAN)
-    assert said[4]["timing"]["bare"]["samples_ns"] == [2]
+    timed = from_json(FileBench, said[4]["timing"], "timing")
+    assert timed.bare == file_bench.bare
+    assert timed.first_answer is not None
+    assert timed.first_answer.load_ns > 0
+    assert timed.first_answer.first_call_ns == file_bench.cold_ns
 
 
-def test_the_worker_does_what_it_is_asked_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, said = Opened(monkeypatch), []
+def test_the_worker_does_what_it_is_asked_only(
+    file_bench: FileBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, said = Opened(monkeypatch, file_bench), []
     coreml_worker.work(PACKAGE, "ALL", False, None, None, said.append)
     assert opened.calls == [("load", PACKAGE, "ALL")]
     assert said == [{"begin": "load"}]

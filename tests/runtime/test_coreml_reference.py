@@ -25,6 +25,7 @@ from hemline.errors import (
     ModelFileError,
     UnknownOperationError,
 )
+from hemline.timing import Schedule
 
 Array = NDArray[Any]
 SAMPLES = 3
@@ -892,5 +893,5 @@ def test_verify_uses_it_and_says_so(
 
 @off_macos
 def test_bench_never_times_it(exported: Path) -> None:
-    report = bench([exported], warmup_calls=1, rounds=1, calls_per_round=1)
+    report = bench([exported], schedule=Schedule(warmup_calls=1, calls_per_round=1, rounds=1))
     assert "says nothing of its speed" in report.not_run["separable.float16.mlpackage"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hemline.bench import SCHEMA as BENCH_SCHEMA
-from hemline.bench import BenchReport
+from hemline.bench_report import SCHEMA as BENCH_SCHEMA
+from hemline.bench_report import BenchReport
 from hemline.documents import decode, encode, read_document, write_document
 from hemline.errors import ManifestError, OutputError
 from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hemline.bench import summarize_latency
 from hemline.errors import ManifestError
 from hemline.files import sha256
+from hemline.latency import summarize_latency
 from hemline.manifest import read_manifest
 from hemline.report import format_table, read_parity, report
 
@@ -51,7 +51,7 @@ def test_the_cells_of_a_report(build: Path) -> None:
         ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~", ""),
         ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", "", ""),
     ]
-    steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3), change=0.0)
+    steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3, 1), change=0.0)
     assert steady.cells()[3:] == ("+0.00", "PASS", "12.3", "")
     referred = replace(rows[2], verdict="PASS", is_reference=True)
     assert referred.cells()[4] == "PASS (reference)"
@@ -87,6 +87,45 @@ def test_a_file_without_facts_shows_its_bare_latency(build: Path) -> None:
     latency = report(build / "toy")[1].latency
     assert latency is not None
     assert latency.median_ns == 1000.0
+
+
+def test_the_latency_is_that_of_one_image(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes())
+    one = document["files"][0]
+    document["files"] = [one | {"batch": 8}, one | {"threads": 2, "predict": None}, one]
+    path.write_text(json.dumps(document))
+    latency = report(build / "toy")[1].latency
+    assert latency is not None
+    # The first of its kind: of two threads, but of one image.
+    assert latency.median_ns == 1000.0
+
+
+def test_the_speed_is_the_benchmark_s(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes())
+    document["files"][0]["speed"] = {
+        "file": "toy.int8.tflite",
+        "reference": "toy.float32.tflite",
+        "ratio": 2.5,
+        "low": 2.4,
+        "high": 2.6,
+        "verdict": "faster",
+    }
+    path.write_text(json.dumps(document))
+    assert [row.cells()[-1] for row in report(build / "toy")] == ["", "2.50× faster", ""]
+
+
+def test_an_older_benchmark_is_made_anew(build: Path) -> None:
+    path = build / "toy" / "bench.json"
+    document = json.loads(path.read_bytes()) | {"schema": "hemline.bench/1"}
+    path.write_text(json.dumps(document))
+    message = (
+        r"schema is 'hemline\.bench/1', expected 'hemline\.bench/2'; "
+        r"make it anew: hemline bench DIR --json .*bench\.json"
+    )
+    with pytest.raises(ManifestError, match=message):
+        report(build / "toy")
 
 
 def test_a_latency_of_another_file_is_not_shown(build: Path) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -112,6 +112,13 @@ class Engine(ABC):
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """Runs a model of one input once, and returns its first output."""
         return self.run_all([tensor])[0]
+
+    def peer_calls(self) -> dict[str, Callable[[NDArray[Any]], object]]:
+        """Returns the other calls by which users run such a file, by name.
+
+        `hemline bench --peer` compares with them.
+        """
+        return {}
 
     @abstractmethod
     def embedded_facts(self) -> bytes | None:
