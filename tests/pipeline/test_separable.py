@@ -55,4 +55,4 @@ def test_depthwise_relu6_and_batch_normalization_stay_int8(
         "FULLY_CONNECTED": 1,
         "SOFTMAX": 1,
     }
-    assert found["input"]["dtype"] == found["output"]["dtype"] == "int8"
+    assert found["inputs"][0]["dtype"] == found["outputs"][0]["dtype"] == "int8"
