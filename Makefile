@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup all quick train export verify bench report release calibration-study test lint format lock clean
+.PHONY: help setup all quick train export verify bench report release calibration-study test fuzz lint format lock clean
 
 PYTHON ?= python3
 DATASET ?= auto
@@ -66,6 +66,9 @@ calibration-study: $(INSTALLED) ## accuracy by calibration method and count, of 
 
 test: $(INSTALLED) lint ## lint, types and all tests
 	$(BIN)/pytest
+
+fuzz: $(INSTALLED) ## load 500 damaged files per engine
+	$(BIN)/pytest tests/stress/test_fuzz.py --mutations 500
 
 lint: $(INSTALLED) ## lint and types
 	$(BIN)/ruff format --check .

@@ -17,6 +17,13 @@ from hemline_train.garments import draw_garments
 EXPORTED = ("float32.tflite", "int8.tflite", "float32.onnx", "float16.mlpackage")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds how much is done under stress: a look in `make test`, more in targets of their own."""
+    parser.addoption(
+        "--mutations", type=int, default=60, help="damaged files per engine (make fuzz: 500)"
+    )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

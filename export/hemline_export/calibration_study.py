@@ -22,6 +22,7 @@ from hemline.facts import Task
 from hemline.host import peak_memory_bytes
 from hemline.paired import PairedResult
 from hemline.report import format_table
+from hemline.terminal import show
 from hemline_export.calibration import DEFAULT_COUNT, Ranges
 from hemline_export.export import Prepared, make_artifact, prepare
 from hemline_export.recipes import RECIPES, TOLERANCES, Choices, Recipe
@@ -220,10 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for file in parsed.files:
             study = study_calibration(file, parsed.data, progress=show_progress)
             end_progress()
-            print(describe_study(study), end="\n\n", flush=True)
+            for line in describe_study(study).split("\n"):
+                show(line)
+            print(flush=True)
     except HemlineError as error:
         end_progress()
-        print(f"calibration_study: {error}", file=sys.stderr)
+        show(f"calibration_study: {error}", file=sys.stderr)
         return 2
     peak = peak_memory_bytes()
     memory = "" if peak is None else f", peak memory {peak / 2**30:.1f} GiB"

@@ -1,6 +1,7 @@
 """`hemline export` and `hemline debug`, plugged in through the group `hemline.commands`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
 from hemline.manifest import Artifact
 from hemline.report import format_table
+from hemline.terminal import show
 from hemline_export.calibration import Ranges
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def add_command(commands: Commands) -> None:
         "--list-recipes", action=_ListRecipes, nargs=0, help="say what each recipe makes, and exit"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the Keras file's folder")
+    _add_allow_lambda(parser)
     parser.add_argument("--calibration-count", type=int, default=500, metavar="N")
     parser.add_argument("--calibration-seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -116,6 +119,21 @@ def add_command(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
+def _add_allow_lambda(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-lambda",
+        action="store_true",
+        help="run the code of Lambda layers in the Keras file, which can do whatever you can",
+    )
+
+
+def _allow_lambda(options: argparse.Namespace) -> None:
+    from hemline_export.keras_file import ALLOW_LAMBDA
+
+    if options.allow_lambda:
+        os.environ[ALLOW_LAMBDA] = "1"
+
+
 class _ListRecipes(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from hemline_export.recipes import describe_recipes
@@ -138,12 +156,14 @@ def _add_debug(commands: Commands) -> None:
     parser.add_argument("--samples", type=positive, default=50, metavar="N")
     parser.add_argument("--top", type=positive, default=20, help="tensors to show (default 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of them there")
+    _add_allow_lambda(parser)
     parser.set_defaults(run=_debug)
 
 
 def _debug(options: argparse.Namespace) -> int:
     from hemline_export.debug import SCHEMA, TensorError, debug
 
+    _allow_lambda(options)
     report = debug(options.keras_file, options.file, options.data, count=options.samples)
     if options.json:
         write_document(options.json, SCHEMA, report)
@@ -162,7 +182,7 @@ def _debug(options: argparse.Namespace) -> int:
         ]
 
     header = ("tensor", "operator", "SQNR dB", "grid dB", "range", "grid", "clipped", "layer")
-    print(
+    show(
         f"{report.file} on {report.count} training samples: {report.compared} of "
         f"{report.tensors} tensors have a counterpart in the float model"
     )
@@ -175,6 +195,7 @@ def _run(options: argparse.Namespace) -> int:
     from hemline_export.ladder import export_within
     from hemline_export.recipes import Choices, select_recipes
 
+    _allow_lambda(options)
     out = options.out or options.file.parent
     given: dict[str, Any] = {
         "described": Described(
@@ -218,11 +239,12 @@ def _run(options: argparse.Namespace) -> int:
         )
     end_progress()
     if ladder is not None:
-        print(_describe_ladder(ladder))
+        for line in _describe_ladder(ladder).split("\n"):
+            show(line)
     for artifact in manifest.artifacts:
-        print(f"{out / artifact.file}: {artifact.size_bytes:,} bytes{_compressed(artifact)}")
+        show(f"{out / artifact.file}: {artifact.size_bytes:,} bytes{_compressed(artifact)}")
     for file, reason in manifest.omitted.items():
-        print(f"{file}: not made: {reason}")
+        show(f"{file}: not made: {reason}")
     return int(ladder is not None and not ladder.clears)
 
 

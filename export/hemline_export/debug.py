@@ -17,12 +17,12 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from hemline.engines import engine_for
 from hemline.errors import InputError, ModelFileError
 from hemline.facts import EmbeddedFacts, QuantParams
 from hemline.files import sha256
+from hemline.inspection import inspect
+from hemline.manifest import check_sha256, read_manifest
 from hemline.measures import decibels
-from hemline.model import embedded_facts
 from hemline.quiet import quiet
 from hemline.samples import resolve_samples
 from hemline.tensors import Quantizer, dequantize
@@ -110,6 +110,7 @@ def debug(
 
     Raises:
         ModelFileError: a file is missing, or not of its kind.
+        ChecksumError: the file is not the one that the manifest beside it records.
         InputError: the file was made from another model, or is of a kind without tensors to read.
         DataError: there are no such samples.
     """
@@ -155,7 +156,10 @@ def _read_facts(keras_file: Path, file: Path) -> EmbeddedFacts:
             raise ModelFileError(f"there is no model file {path}")
     if file.suffix not in (".tflite", ".onnx"):
         raise InputError(f"{file}: tensors can be read out of .tflite and .onnx files only")
-    facts = embedded_facts(file, engine_for(file).read_facts(file))
+    found = inspect(file)
+    if found.manifest == "differs":
+        check_sha256(file, read_manifest(file.parent).sha256_by_file()[file.name])
+    facts = found.facts
     if facts is None:
         raise InputError(f"{file.name} has no Hemline facts, so its float model is not known")
     if facts.artifact.parent_sha256 != sha256(keras_file):

@@ -17,6 +17,8 @@ class KerasEngine(Engine):
     """A float .keras file in Keras, any batch. Threads are TensorFlow's own affair."""
 
     name: ClassVar[str] = "keras"
+    # TensorFlow alone takes five seconds to start.
+    trial_limit_s: ClassVar[float] = 120.0
 
     def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
         model = self._model = load_keras(path)

@@ -53,6 +53,7 @@ def bench(
     compute_units: Sequence[str] = COMPUTE_UNITS,
     with_peers: bool = False,
     with_memory: bool = False,
+    trust: bool = False,
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
@@ -66,6 +67,7 @@ def bench(
         compute_units: what Core ML may run on, one result for each.
         with_peers: time each engine without Hemline too, and the float models in Keras.
         with_memory: start a process for each result, to see its memory and its first answer.
+        trust: as for `hemline.load`.
         clock: a monotonic clock in nanoseconds.
         progress: is told what is being run.
 
@@ -90,7 +92,7 @@ def bench(
             continue
         try:
             for count in threads:
-                opened += [_open(path, count, batch, with_peers) for batch in batches]
+                opened += [_open(path, count, batch, with_peers, trust) for batch in batches]
         except EngineUnavailableError as error:
             not_run[path.name] = str(error)
     in_keras = _open_keras(opened, batches, not_run) if with_peers else []
@@ -140,8 +142,8 @@ def _list_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _open(path: Path, threads: int, batch: int, with_peers: bool) -> _Opened:
-    model = load(path, threads=threads)
+def _open(path: Path, threads: int, batch: int, with_peers: bool, trust: bool) -> _Opened:
+    model = load(path, threads=threads, trust=trust)
     case = _case(model, threads if with_peers else None, batch)
     return _Opened(model=model, threads=threads, batch=batch, case=case)
 

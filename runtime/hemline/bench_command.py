@@ -6,12 +6,20 @@ from pathlib import Path
 
 from hemline import bench, slowdown
 from hemline.bench_report import ALONE, SCHEMA, BenchReport, FileBench, read_bench
-from hemline.console import Commands, above_zero, end_progress, positive, show_progress
+from hemline.console import (
+    Commands,
+    above_zero,
+    add_trust,
+    end_progress,
+    positive,
+    show_progress,
+)
 from hemline.documents import write_document
 from hemline.host import describe_machine
 from hemline.latency import NOISY_SPREAD, Latency, Ratio
 from hemline.report import format_table
 from hemline.speed import Speed
+from hemline.terminal import show
 from hemline.timing import ENOUGH_CALLS, ENOUGH_NS, Schedule
 
 
@@ -71,6 +79,7 @@ def add_command(commands: Commands) -> None:
         help="the slowdown that --compare tolerates (default %(default)g)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bench.json there")
+    add_trust(parser)
     parser.set_defaults(run=_bench)
 
 
@@ -87,27 +96,33 @@ def _bench(options: argparse.Namespace) -> int:
         compute_units=options.compute_units,
         with_peers=options.peer,
         with_memory=True,
+        trust=options.trust,
         progress=show_progress,
     )
     end_progress()
     if options.json:
         write_document(options.json, SCHEMA, result)
-    print(_describe_run(result))
-    print(_table(result))
+    _show(_describe_run(result))
+    _show(_table(result))
     if any(file.main.noisy for file in result.files):
-        print(
+        show(
             f"noisy: from p10 to p90 is more than {NOISY_SPREAD:.0%} of the median; something else "
             "was at work"
         )
     if result.peers:
-        print(_peer_table(result))
+        _show(_peer_table(result))
     for file, reason in result.not_run.items():
-        print(f"{file}: not run: {reason}")
+        show(f"{file}: not run: {reason}")
     if old is None:
         return 0
     comparison = slowdown.compare_reports(old, result, options.margin)
-    print(_comparison_table(comparison))
+    _show(_comparison_table(comparison))
     return int(slowdown.SLOWER in {change.verdict for change in comparison.changes})
+
+
+def _show(lines: str) -> None:
+    for line in lines.split("\n"):
+        show(line)
 
 
 def _describe_run(result: BenchReport) -> str:

@@ -14,11 +14,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NoReturn
 
 import hemline
 from hemline import bench, bench_command, doctor, golden, inspection, parity
 from hemline.bundled import bundled_model, bundled_models
-from hemline.console import Commands, above_zero, end_progress, points, positive, show_progress
+from hemline.console import (
+    Commands,
+    above_zero,
+    add_trust,
+    end_progress,
+    points,
+    positive,
+    show_progress,
+)
 from hemline.documents import encode, write_document
 from hemline.engines import coreml, is_model
 from hemline.engines.coreml_reference import CAVEAT
@@ -31,6 +40,7 @@ from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.pictures import read_picture
 from hemline.report import format_speed, format_table, mark_verdict, report
+from hemline.terminal import printable, show
 from hemline.timing import Schedule
 
 COMMANDS = "hemline.commands"
@@ -51,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except HemlineError as error:
-        print(f"hemline: {error}", file=sys.stderr)
+        show(f"hemline: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nhemline: interrupted", file=sys.stderr)
@@ -75,8 +85,14 @@ def paint(table: str) -> str:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # It quotes arguments, which may be file names.
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="hemline", description="Export, run, verify and benchmark models for the edge."
     )
     parser.add_argument("--version", action="version", version=hemline.__version__)
@@ -156,7 +172,7 @@ def _verify(options: argparse.Namespace) -> int:
         write_document(options.json, parity.SCHEMA, result)
     if options.junit:
         write_bytes(options.junit, format_junit(result, strict=options.strict))
-    print(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
+    show(f"{result.model} on {result.data.count:,} samples of {result.data.source}")
     reference = result.float_model
     header = ("file", *_PARITY_COLUMNS[result.task], "speed", "verdict")
     speeds = {speed.file: format_speed(speed) for speed in result.speeds}
@@ -175,18 +191,18 @@ def _verify(options: argparse.Namespace) -> int:
     ]
     print(paint(format_table(header, rows)))
     if reference.reason:
-        print(f"{reference.file}: {reference.reason}")
+        show(f"{reference.file}: {reference.reason}")
     for artifact in result.artifacts:
         if artifact.verdict != Verdict.PASS or artifact.is_reference:
-            print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
+            show(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
         for change in artifact.classes:
             if change.falls:
-                print(
+                show(
                     f"{artifact.file}: class {change.label} loses recall: "
                     f"{change.recall_change_pt:+.1f} points, p {change.holm_p:.2g} (Holm)"
                 )
     memory = f", at most {peak / 2**20:.0f} MiB of memory" if peak else ""
-    print(f"{duration_s:.1f} s{memory}")
+    show(f"{duration_s:.1f} s{memory}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 
@@ -277,7 +293,7 @@ def _selftest(options: argparse.Namespace) -> int:
     end_progress()
     if options.json:
         write_document(options.json, golden.REPORT_SCHEMA, result)
-    print(f"{result.model} on {result.count} golden inputs of seed {result.seed}")
+    show(f"{result.model} on {result.count} golden inputs of seed {result.seed}")
     rows = [
         [
             artifact.file,
@@ -293,7 +309,7 @@ def _selftest(options: argparse.Namespace) -> int:
     print(format_table(("file", "engine", "max Δ", "tolerance", "verdict"), rows))
     for artifact in result.artifacts:
         if artifact.verdict != Verdict.PASS or CAVEAT in artifact.reason:
-            print(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
+            show(f"{artifact.file}: {artifact.verdict}: {artifact.reason}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
 
@@ -322,6 +338,7 @@ def _add_predict(commands: Commands) -> None:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say which model, and how images are converted"
     )
+    add_trust(parser)
     parser.set_defaults(run=_predict)
 
 
@@ -333,22 +350,22 @@ def _predict(options: argparse.Namespace) -> int:
     )
     if not images:
         raise InputError(f"no images to classify with {model_path}: name some after it")
-    model = hemline.load(model_path, engine=options.engine)
+    model = hemline.load(model_path, engine=options.engine, trust=options.trust)
     facts = model.require_facts()
     if options.verbose:
-        print(f"model {model.path.name} in {model.info.engine}", file=sys.stderr)
+        show(f"model {model.path.name} in {model.info.engine}", file=sys.stderr)
     found = []
     for path in images:
         picture = read_picture(path, facts.input.shape, invert=options.invert)
         if options.verbose:
-            print(f"{path}: {picture.conversion}", file=sys.stderr)
+            show(f"{path}: {picture.conversion}", file=sys.stderr)
         prediction = model.predict(picture.pixels)
         found += [(str(path), best) for best in prediction.top(options.top)]
     if options.json:
         print(json.dumps([{"image": path, "top": best} for path, best in found], indent=1))
         return 0
     for path, best in found:
-        print(f"{path}: {', '.join(f'{label} {probability:.3f}' for label, probability in best)}")
+        show(f"{path}: {', '.join(f'{label} {probability:.3f}' for label, probability in best)}")
     return 0
 
 
@@ -362,59 +379,61 @@ def _add_inspect(commands: Commands) -> None:
         help="what Core ML plans for, on macOS (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_trust(parser)
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    result = inspection.inspect(options.file, compute_units=options.compute_units)
+    result = inspection.inspect(
+        options.file, compute_units=options.compute_units, trust=options.trust
+    )
     if options.json:
         print(encode(inspection.SCHEMA, result).decode(), end="")
         return 0
-    print(f"{result.file}: {result.size_bytes:,} bytes, runs in {result.engine}")
-    print(f"sha256     {result.sha256}")
-    print(f"manifest   {result.manifest}")
+    show(f"{result.file}: {result.size_bytes:,} bytes, runs in {result.engine}")
+    show(f"sha256     {result.sha256}")
+    show(f"manifest   {result.manifest}")
     tensors = [("input", tensor) for tensor in result.inputs]
     tensors += [("output", tensor) for tensor in result.outputs]
     for role, tensor in tensors:
         grid = tensor.quantization
         real = f", real = {grid.scale:.9g} · (q − {grid.zero_point})" if grid else ""
-        print(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
+        show(f"{role:<10} {tensor.name}: {tensor.dtype} {list(tensor.shape)}{real}")
     counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
-    print(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
+    show(f"operators  {', '.join(f'{name} {count}' for name, count in counts)}")
     found = result.audit
-    print(
+    show(
         f"integers   {found.integer_operators} of {found.operators} operators, "
         f"{found.integer_macs:,} of {found.macs:,} multiply-accumulates"
         + (f"; {found.mixed_macs:,} with compressed weights" if found.mixed_macs else "")
         + f"; {found.conversions} conversions"
     )
     for island in found.islands:
-        print(f"           in floating point: {', '.join(island.operators)}")
+        show(f"           in floating point: {', '.join(island.operators)}")
     if result.micro is not None:
         arena = result.micro.arena_bytes
-        print(
+        show(
             f"micro      {result.micro.reason}"
             if arena is None
             else f"micro      runs in TensorFlow Lite Micro, in an arena of {arena:,} bytes here"
         )
     if result.core_ml is not None:
-        print("\n".join(inspection.describe_core_ml(result.core_ml)))
+        for line in inspection.describe_core_ml(result.core_ml):
+            show(line)
     if result.facts is None:
-        print("facts      none inside the file")
+        show("facts      none inside the file")
         return 0
     model, artifact = result.facts.model, result.facts.artifact
-    print(
-        f"model      {model.model}, recipe {artifact.recipe}, from {artifact.parent_sha256[:16]}…"
-    )
-    print(f"task       {model.task}")
+    show(f"model      {model.model}, recipe {artifact.recipe}, from {artifact.parent_sha256[:16]}…")
+    show(f"task       {model.task}")
     if model.labels:
-        print(f"labels     {', '.join(model.labels)}")
+        show(f"labels     {', '.join(model.labels)}")
     pixels = model.input.preprocessing
     if pixels:
-        print(f"pixels     (pixel − {pixels.mean:g}) / {pixels.std:g}")
+        show(f"pixels     (pixel − {pixels.mean:g}) / {pixels.std:g}")
     if artifact.settings:
-        print(f"settings   {', '.join(f'{k} {v}' for k, v in artifact.settings.items())}")
-    print(f"made with  {', '.join(f'{k} {v}' for k, v in artifact.toolchain.items())}")
+        show(f"settings   {', '.join(f'{k} {v}' for k, v in artifact.settings.items())}")
+    show(f"made with  {', '.join(f'{k} {v}' for k, v in artifact.toolchain.items())}")
     return 0
 
 
@@ -432,11 +451,11 @@ def _report(options: argparse.Namespace) -> int:
         alike = [row.cells() for row in rows if row.header() == header]
         print(paint(format_table(header, alike)))
     if any(row.is_reference for row in rows):
-        print(f"(reference): the verdict is from {CAVEAT}")
+        show(f"(reference): the verdict is from {CAVEAT}")
     for folder in options.folders:
         manifest = read_manifest(folder)
         for recipe, reason in manifest.omitted.items():
-            print(f"{manifest.model.model}.{recipe}: not made: {reason}")
+            show(f"{manifest.model.model}.{recipe}: not made: {reason}")
     return int(Verdict.FAIL in {row.verdict for row in rows})
 
 
@@ -452,8 +471,8 @@ def _doctor(options: argparse.Namespace) -> int:
         print(encode(doctor.SCHEMA, found).decode(), end="")
         return int(not found.is_well)
     host = found.host
-    print(f"{host.cpu}, {host.cores} cores, {host.machine}, {host.system}, Python {host.python}")
-    print(f"installed: {', '.join(f'{k} {v}' for k, v in host.packages.items())}")
+    show(f"{host.cpu}, {host.cores} cores, {host.machine}, {host.system}, Python {host.python}")
+    show(f"installed: {', '.join(f'{k} {v}' for k, v in host.packages.items())}")
     engines = [
         [engine.name, engine.suffix, engine.version or "", engine.reason or "runs"]
         for engine in found.engines
@@ -461,5 +480,5 @@ def _doctor(options: argparse.Namespace) -> int:
     print(format_table(("engine", "files", "version", "here"), engines))
     for trial in found.trials:
         outcome = trial.reason or f"predicts with {trial.engine}"
-        print(f"the model {trial.model}, which comes with Hemline: {outcome}")
+        show(f"the model {trial.model}, which comes with Hemline: {outcome}")
     return int(not found.is_well)

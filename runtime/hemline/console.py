@@ -5,6 +5,8 @@ import math
 import sys
 from typing import TypeAlias
 
+from hemline.terminal import printable
+
 # In quotes, since argparse makes it generic for type checkers only.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -12,12 +14,21 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def show_progress(text: str) -> None:
     """Shows what is going on, on one line of a terminal; nothing elsewhere."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{printable(text)}", end="", file=sys.stderr, flush=True)
 
 
 def end_progress() -> None:
     """Clears the progress line."""
     show_progress("")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that opens files as `hemline.load` does with `trust`."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="open a file that no manifest lists at once, not first in a child process",
+    )
 
 
 def points(text: str) -> float:

@@ -1,34 +1,28 @@
 """The child process that opens a Core ML package: `python -m hemline.coreml_worker`.
 
-`hemline.coreml_device` starts it, since Core ML can kill the process that it runs in. It prints
-one JSON object a line: `begin` with the name of each step as it starts, then each step's result
-under its name; `error` for an error of Hemline's; `done` at the end. So whoever reads it knows
-what was going on when it died.
+`hemline.coreml_device` starts it, since Core ML can kill the process that it runs in. It answers as
+`hemline.child` says.
 """
 
 import argparse
-import json
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hemline import child
 from hemline.bench import bench_model
+from hemline.child import Say
 from hemline.coreml_plan import read_plan
 from hemline.documents import to_json
 from hemline.engines.coreml import CoreMLEngine
-from hemline.errors import HemlineError
 from hemline.first_answer import FirstAnswer
 from hemline.host import peak_memory_bytes
 from hemline.model import load
 from hemline.timing import Schedule
-
-Say = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,27 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timing", type=int, nargs=4, metavar=counts)
     parser.add_argument("--outputs", type=Path, nargs=2, metavar=("IMAGES", "OUTPUTS"))
     options = parser.parse_args(arguments)
-    # What libraries print must not stand between the lines of JSON.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-        def say(answer: dict[str, Any]) -> None:
-            print(json.dumps(answer), file=answers, flush=True)
-
-        try:
-            work(
-                options.file,
-                options.compute_units,
-                options.plan,
-                options.timing,
-                options.outputs,
-                say,
-            )
-        except HemlineError as error:
-            say({"error": {"kind": type(error).__name__, "message": str(error)}})
-            return 2
-        say({"done": True})
-    return 0
+    return child.answer(
+        lambda say: work(
+            options.file,
+            options.compute_units,
+            options.plan,
+            options.timing,
+            options.outputs,
+            say,
+        )
+    )
 
 
 def work(
@@ -79,7 +62,8 @@ def work(
     """
     say({"begin": "load"})
     start = time.perf_counter_ns()
-    model = load(file, compute_units=compute_units)
+    # This is a child already.
+    model = load(file, compute_units=compute_units, trust=True)
     load_ns = time.perf_counter_ns() - start
     if plan and isinstance(model.engine, CoreMLEngine):
         say({"begin": "plan"})

@@ -7,8 +7,8 @@ loudly.
 
 import dataclasses
 import json
-import math
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -19,6 +19,8 @@ from hemline.files import write_bytes
 
 T = TypeVar("T")
 
+# Far more than bench.json, which has the most in it.
+_LARGEST_BYTES = 1 << 28
 _NUMBER_LIST = re.compile(r"\[\n\s*-?\d[^\[\]{}\":]*\]")
 
 
@@ -50,9 +52,15 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
 
 
 def encode(schema: str, value: Any) -> bytes:
-    """Returns the document of a dataclass as UTF-8 JSON, ending in a newline."""
+    """Returns the document of a dataclass as UTF-8 JSON, ending in a newline.
+
+    Characters that could act on a terminal stand in it as escapes.
+    """
     document = {"schema": schema} | to_json(value)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+    text = text.translate(
+        {ord(c): json.dumps(c)[1:-1] for c in set(text) if not c.isprintable() and c != "\n"}
+    )
     # Lists of numbers, such as samples, stand on one line each.
     return (_NUMBER_LIST.sub(_join_lines, text) + "\n").encode()
 
@@ -65,7 +73,8 @@ def decode(schema: str, kind: type[T], content: bytes, where: str) -> T:
     """
     try:
         document = json.loads(content)
-    except ValueError as error:
+    # A RecursionError comes of lists within lists within lists.
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(document, dict) or document.get("schema") != schema:
         found = document.get("schema") if isinstance(document, dict) else None
@@ -89,6 +98,11 @@ def read_document(path: Path, schema: str, kind: type[T]) -> T:
         ManifestError: there is no such file, or `decode` refuses it.
     """
     try:
+        size = path.stat().st_size
+        if size > _LARGEST_BYTES:
+            raise ManifestError(
+                f"{path} has {size:,} bytes, and a document has at most {_LARGEST_BYTES:,}"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
@@ -115,7 +129,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     if kind is float:
-        _require(type(value) in (int, float) and abs(value) < math.inf, where, "a number", value)
+        # Beyond what a float holds, an int has no float.
+        is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        _require(is_number, where, "a number", value)
         return float(value)
     _require(type(value) is kind, where, kind.__name__, value)
     return value

@@ -68,7 +68,8 @@ def first_answer(path: Path, threads: int, batch: int) -> FirstAnswer:
 def answer_once(path: Path, threads: int, batch: int) -> FirstAnswer:
     """Loads a file and calls it once, in this process."""
     start = time.perf_counter_ns()
-    model = load(path, threads=threads)
+    # This is a child already.
+    model = load(path, threads=threads, trust=True)
     load_ns = time.perf_counter_ns() - start
     call = predict_call(model, batch) or bare_call(model, batch)
     start = time.perf_counter_ns()

@@ -1,22 +1,24 @@
 """`hemline inspect`: what a model file holds, without running it on data."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from hemline import guard
 from hemline.audit import Audit, audit
 from hemline.coreml_device import plan_package
 from hemline.coreml_forecast import Forecast, forecast
 from hemline.coreml_plan import ComputePlan
+from hemline.documents import from_json
 from hemline.engines import engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
-from hemline.errors import ChecksumError, EngineUnavailableError, ModelFileError
+from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EmbeddedFacts, TensorSpec
 from hemline.files import sha256, size_bytes
 from hemline.manifest import FILE_NAME, read_manifest
-from hemline.model import embedded_facts, load
+from hemline.model import embedded_facts, open_model
+from hemline.paths import require_ordinary
 
 if TYPE_CHECKING:
     from hemline.engines.c_source import CSourceEngine
@@ -81,19 +83,22 @@ class Inspection:
     manifest: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    operators: Mapping[str, int]
+    operators: dict[str, int]
     audit: Audit
     facts: EmbeddedFacts | None
     core_ml: CoreMLOutlook | None
     micro: MicroFit | None
 
 
-def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspection:
-    """Reads what a model file holds.
+def inspect(
+    path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS, trust: bool = False
+) -> Inspection:
+    """Reads what a model file holds; in a child process, unless a manifest beside it matches.
 
     Args:
         path: the file.
         compute_units: what Core ML may plan to use, if it is a Core ML package.
+        trust: reads it in this process, even if no manifest matches.
 
     Raises:
         ModelFileError: there is no such file, or it is not of the kind that its suffix says.
@@ -103,17 +108,22 @@ def inspect(path: Path, *, compute_units: str = DEFAULT_COMPUTE_UNITS) -> Inspec
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
     engine = engine_for(path)
-    structure = engine.structure(path)
+    require_ordinary(path)
     digest = sha256(path)
+    manifest = _manifest_state(path, digest)
+    if manifest != "matches" and not trust:
+        found = guard.inspect_file(path, compute_units)
+        return from_json(Inspection, found, f"the inspection of {path}")
+    structure = engine.structure(path)
     return Inspection(
         file=path.name,
         engine=engine.name,
         size_bytes=size_bytes(path),
         sha256=digest,
-        manifest=_manifest_state(path, digest),
+        manifest=manifest,
         inputs=structure.inputs,
         outputs=structure.outputs,
-        operators=structure.operators,
+        operators=dict(structure.operators),
         audit=audit(structure.operations),
         facts=embedded_facts(path, structure.embedded_facts),
         core_ml=_look_ahead(path, compute_units) if engine is CoreMLEngine else None,
@@ -145,13 +155,12 @@ def _look_ahead(path: Path, compute_units: str) -> CoreMLOutlook:
 
 def _try_micro(path: Path) -> MicroFit | None:
     try:
-        with load(path, engine="micro") as model:
+        # Not `load`: the manifest was looked at, and this is a child already, if need be.
+        with open_model(path, engine_for(path, "micro")) as model:
             engine = cast("MicroEngine | CSourceEngine", model.engine)
             return MicroFit(arena_bytes=engine.arena_bytes(), reason=None)
     except EngineUnavailableError:
         return None
-    except ChecksumError:
-        raise
     except ModelFileError as error:
         return MicroFit(arena_bytes=None, reason=str(error))
 

@@ -7,6 +7,7 @@ from hemline.documents import read_document, write_document
 from hemline.errors import ChecksumError, ManifestError, ModelFileError
 from hemline.facts import ArtifactFacts, ModelFacts
 from hemline.files import sha256
+from hemline.paths import require_ordinary, require_plain_name
 
 SCHEMA = "hemline.manifest/1"
 FILE_NAME = "manifest.json"
@@ -22,7 +23,7 @@ class FloatModel:
     parameters: int
 
     def __post_init__(self) -> None:
-        _require_plain_name(self.file)
+        require_plain_name(self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Artifact:
     facts: ArtifactFacts
 
     def __post_init__(self) -> None:
-        _require_plain_name(self.file)
+        require_plain_name(self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +103,23 @@ def check_sha256(path: Path, expected: str) -> None:
     """Raises unless a file or package is byte for byte the one that a manifest records.
 
     Raises:
-        ModelFileError: there is no such file.
+        ModelFileError: there is no such file, or no ordinary one.
         ChecksumError: its content differs.
     """
     if not path.exists():
         raise ModelFileError(f"{path} is named in its manifest, but is not there; export again")
-    found = sha256(path)
+    require_ordinary(path)
+    require_sha256(path, sha256(path), expected)
+
+
+def require_sha256(path: Path, found: str, expected: str) -> None:
+    """Raises unless the SHA-256 found of a file's content is the one that a manifest records.
+
+    Raises:
+        ChecksumError: it is another.
+    """
     if found != expected:
         raise ChecksumError(
             f"{path} has SHA-256 {found[:16]}…, its manifest says {expected[:16]}…; "
             "the file was changed after the export: restore it, or export again"
         )
-
-
-def _require_plain_name(file: str) -> None:
-    if not file or Path(file).name != file or file in (".", "..") or "\\" in file:
-        raise ValueError(f"an artifact must be a plain file name in the folder, got {file!r}")

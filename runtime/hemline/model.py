@@ -1,5 +1,6 @@
 """A model file, loaded: images in, class probabilities or other outputs out."""
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from hemline.engines import Engine, engine_for, engine_names
 from hemline.engines.base import require_one
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
 from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts, TensorSpec
-from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
+from hemline.files import sha256
+from hemline.manifest import FILE_NAME, Manifest, read_manifest, require_sha256
+from hemline.paths import require_ordinary
 from hemline.tensors import ImageReader, OutputReader
 
 # This many images of a batch are preprocessed at a time, to bound memory.
@@ -300,18 +303,37 @@ def _require_fit(path: Path, spec: TensorSpec, tensor: NDArray[Any]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a manifest says of a file that it lists.
+
+    Attributes:
+        sha256: the recorded one.
+        model: what all its files share.
+        artifact: how it was made; None for the float model's file.
+    """
+
+    sha256: str
+    model: ModelFacts
+    artifact: ArtifactFacts | None
+
+
 def load(
     path: str | Path,
     *,
     engine: str | None = None,
     threads: int = 1,
     compute_units: str | None = None,
+    trust: bool = False,
 ) -> Model:
     """Opens a model file.
 
     A manifest beside the file that lists it decides: the file's SHA-256 must be the recorded
     one. Without a manifest, the facts inside the file are used. A file that has none, because
     another tool made it, runs on raw tensors.
+
+    A file that no manifest lists is first opened and run once in a child process, with limits of
+    time and memory, so that one that crashes or hangs its engine is an error here.
 
     Args:
         path: a .tflite or .onnx file, or an .mlpackage folder; or a folder of them. Of those that
@@ -324,11 +346,12 @@ def load(
         threads: how many threads the engine may use, at least 1.
         compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
             or CPU_AND_GPU.
+        trust: opens a file that no manifest lists here at once, without a child process.
 
     Raises:
         InputError: threads is below 1, or the engine knows no such compute units.
-        ModelFileError: there is no such file, its engine refuses it, or `engine` is not one for
-            such files.
+        ModelFileError: there is no such file, its engine refuses it or crashes or hangs over it,
+            or `engine` is not one for such files.
         ChecksumError: it is not the file that its manifest records.
         ManifestError: its manifest or the facts inside it are not valid.
         EngineUnavailableError: its engine is not installed or not for this system.
@@ -339,22 +362,83 @@ def load(
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
     if path.is_dir() and not engine_names(path):
-        return _load_folder(path, engine, threads, compute_units)
+        return _load_folder(path, engine, threads, compute_units, trust)
     engine_class = engine_for(path, engine)
-    listed = _listed_facts(path)
-    if compute_units is None:
-        opened = engine_class(path, threads)
-    else:
+    if compute_units is not None:
         _check_compute_units(engine_class, compute_units)
-        opened = engine_class(path, threads, compute_units)
+    listed = _listed(path)
     if listed is not None:
-        return Model(path, opened, *listed)
+        digest = listed.sha256
+    elif trust:
+        digest = None
+    else:
+        # Costs milliseconds, which a listed file need not pay.
+        from hemline import guard
+
+        digest = guard.try_file(path, engine=engine, compute_units=compute_units)
+    return open_model(
+        path,
+        engine_class,
+        threads=threads,
+        compute_units=compute_units,
+        digest=digest,
+        listed=listed,
+    )
+
+
+def open_model(
+    path: Path,
+    engine_class: type[Engine],
+    *,
+    threads: int = 1,
+    compute_units: str | None = None,
+    digest: str | None = None,
+    listed: Listed | None = None,
+) -> Model:
+    """Opens a file in this process.
+
+    Args:
+        path: the file.
+        engine_class: what runs it.
+        threads: how many threads the engine may use.
+        compute_units: as for `load`.
+        digest: the SHA-256 that the file must have; None: any.
+        listed: what its manifest says of it; None: the facts inside the file are used.
+
+    Raises:
+        ModelFileError: the engine refuses it, or it has another SHA-256.
+        ChecksumError: another than its manifest records.
+        ManifestError: the facts inside it are not valid.
+        EngineUnavailableError: its engine is not for this system.
+    """
+    require_ordinary(path)
+    given: dict[str, Any] = {} if compute_units is None else {"compute_units": compute_units}
+    if digest is None:
+        opened = engine_class(path, threads, **given)
+    elif engine_class.takes_bytes and path.is_file():
+        content = path.read_bytes()
+        _require_same(path, hashlib.sha256(content).hexdigest(), digest, listed)
+        opened = engine_class(path, threads, content=content, **given)
+    else:
+        _require_same(path, sha256(path), digest, listed)
+        opened = engine_class(path, threads, **given)
+        # The engine read it anew, and it may have been exchanged meanwhile.
+        _require_same(path, sha256(path), digest, listed)
+    if listed is not None:
+        return Model(path, opened, listed.model, listed.artifact)
     found = embedded_facts(path, opened.embedded_facts())
     return Model(path, opened, found.model, found.artifact) if found else Model(path, opened, None)
 
 
+def _require_same(path: Path, found: str, expected: str, listed: Listed | None) -> None:
+    if listed is not None:
+        require_sha256(path, found, expected)
+    elif found != expected:
+        raise ModelFileError(f"{path} was changed while it was being opened; load it again")
+
+
 def _load_folder(
-    folder: Path, engine: str | None, threads: int, compute_units: str | None
+    folder: Path, engine: str | None, threads: int, compute_units: str | None, trust: bool
 ) -> Model:
     """Opens the file of a folder that `load` is documented to take."""
     if (folder / FILE_NAME).is_file():
@@ -376,7 +460,9 @@ def _load_folder(
         if engine is not None and engine not in engine_names(path):
             continue
         try:
-            return load(path, engine=engine, threads=threads, compute_units=compute_units)
+            return load(
+                path, engine=engine, threads=threads, compute_units=compute_units, trust=trust
+            )
         except EngineUnavailableError as error:
             reasons.append(f"{path.name}: {error}")
     raise EngineUnavailableError(
@@ -449,11 +535,10 @@ def _first_difference(one: Any, other: Any, key: str = "") -> tuple[str, Any, An
     return next((difference for difference in found if difference), None)
 
 
-def _listed_facts(path: Path) -> tuple[ModelFacts, ArtifactFacts | None] | None:
+def _listed(path: Path) -> Listed | None:
     """Returns what the manifest beside a file says of it, None if it is not listed in one.
 
     Raises:
-        ChecksumError: the file is not the one that the manifest records.
         ManifestError: the manifest is not valid.
     """
     if not (path.parent / FILE_NAME).is_file():
@@ -462,6 +547,5 @@ def _listed_facts(path: Path) -> tuple[ModelFacts, ArtifactFacts | None] | None:
     recorded = manifest.sha256_by_file().get(path.name)
     if recorded is None:
         return None
-    check_sha256(path, recorded)
     artifacts = {artifact.file: artifact.facts for artifact in manifest.artifacts}
-    return manifest.model, artifacts.get(path.name)
+    return Listed(sha256=recorded, model=manifest.model, artifact=artifacts.get(path.name))

@@ -42,7 +42,7 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> Picture
         try:
             with path.open("rb") as file:
                 array: NDArray[Any] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise InputError(f"cannot read {path}: {error}") from error
         return Picture(pixels=array, conversion=f"{array.dtype} {list(array.shape)}, as it is")
     if len(shape) != 3 or shape[2] not in (1, 3):

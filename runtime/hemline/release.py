@@ -14,6 +14,7 @@ from hemline.files import replacing
 from hemline.manifest import FILE_NAME, check_sha256, read_manifest
 from hemline.paired import Verdict
 from hemline.report import read_parity
+from hemline.terminal import show
 
 _DOCUMENTS = (
     FILE_NAME,
@@ -86,10 +87,10 @@ def _main(arguments: list[str]) -> int:
     try:
         folders = release(Path(arguments[0]), Path(arguments[1]))
     except HemlineError as error:
-        print(f"release: {error}", file=sys.stderr)
+        show(f"release: {error}", file=sys.stderr)
         return 2
     for folder in folders:
-        print(f"released {folder}")
+        show(f"released {folder}")
     return 0
 
 

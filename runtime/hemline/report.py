@@ -13,6 +13,7 @@ from hemline.latency import Latency
 from hemline.manifest import Manifest, read_manifest
 from hemline.parity import ArtifactParity, ParityReport
 from hemline.speed import Speed
+from hemline.terminal import printable
 
 # What stands between the bytes and the verdict, by task.
 _COLUMNS: dict[str, tuple[str, str]] = {
@@ -147,7 +148,11 @@ def mark_verdict(verdict: str, *, is_reference: bool) -> str:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table with columns of equal width, the first to the left."""
+    """Returns a Markdown table with columns of equal width, the first to the left.
+
+    What a cell holds cannot act on a terminal, nor pass for a border.
+    """
+    rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -26,6 +26,8 @@ NPZ_ERRORS = (
     TypeError,
     EOFError,
     RuntimeError,
+    # It declares more than there is room for.
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -84,7 +84,9 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for name in FAKES:
         (tmp_path / f"{name}.fake").write_bytes(name.encode())
-    monkeypatch.setattr(module, "load", lambda path, *, threads: FakeModel(path, clock, threads))
+    monkeypatch.setattr(
+        module, "load", lambda path, *, threads, **_: FakeModel(path, clock, threads)
+    )
     return clock
 
 
@@ -271,10 +273,10 @@ def test_files_without_a_manifest_have_no_float_model(exported: Path, tmp_path: 
 
 
 def test_a_float_model_that_does_not_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, *, threads: int = 1) -> Any:
+    def refuse(path: Path, *, threads: int = 1, trust: bool = False) -> Any:
         if path.suffix == ".keras":
             raise EngineUnavailableError("no Keras here")
-        return load(path, threads=threads)
+        return load(path, threads=threads, trust=trust)
 
     monkeypatch.setattr(module, "load", refuse)
     report = bench([folder / "separable.int8.tflite"], schedule=SHORT, with_peers=True)

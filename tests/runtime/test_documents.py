@@ -182,3 +182,36 @@ def test_an_unwritable_place_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write in"):
         write_document(tmp_path / "file" / "small.json", "small/1", SMALL)
+
+
+def test_a_document_holds_nothing_that_a_terminal_obeys() -> None:
+    small = replace(SMALL, names=("\x1b[2J\x9b\u202e", "\udcff", "\U000e0041", "émeu"))
+    content = encode("small/1", small)
+    assert rb'"\u001b[2J\u009b\u202e"' in content
+    assert rb'"\udb40\udc41"' in content
+    assert "émeu".encode() in content
+    assert decode("small/1", Small, content, "it") == small
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"a":' * 100_000, '{"schema": "small/1", "number": 1' + "0" * 4_999 + "}"],
+    ids=["lists", "objects", "digits"],
+)
+def test_documents_that_are_too_much(content: str) -> None:
+    with pytest.raises(ManifestError, match="it: not valid JSON"):
+        decode("small/1", Small, content.encode(), "it")
+
+
+def test_a_number_beyond_all_floats() -> None:
+    content = json.dumps(SMALL_JSON | {"number": 10**400}).encode()
+    with pytest.raises(ManifestError, match=r"it\.number: expected a number, got 1000"):
+        decode("small/1", Small, content, "it")
+
+
+def test_a_giant_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "giant.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ManifestError, match=r"giant\.json has 1,099,511,627,776 bytes, and a doc"):
+        read_document(path, "small/1", Small)

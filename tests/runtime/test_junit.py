@@ -52,3 +52,12 @@ def test_a_pass_by_a_reference_says_so(report: ParityReport) -> None:
     referred = replace(report, artifacts=(one, passed))
     case = ElementTree.fromstring(format_junit(referred, strict=True))[2]
     assert [(child.tag, child.text) for child in case] == [("system-out", "PASS: (a reference)")]
+
+
+def test_what_xml_cannot_hold_is_written_out(report: ParityReport) -> None:
+    one, other = report.artifacts
+    hostile = replace(one, file="\x1b[2J.tflite", reason="\0\x1b\u202e\udcff]]>")
+    content = format_junit(replace(report, artifacts=(hostile, other)), strict=False)
+    case = ElementTree.fromstring(content)[1]
+    assert case.get("name") == r"\x1b[2J.tflite"
+    assert case[0].get("message") == r"FAIL: \x00\x1b\u202e\udcff]]>"

@@ -192,3 +192,11 @@ def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         EngineUnavailableError, match=r"pip install 'hemline\[images\]'; \.npy files need nothing"
     ):
         read_picture(path, GREY, invert=False)
+
+
+def test_an_array_that_declares_more_than_there_is_room_for(tmp_path: Path) -> None:
+    with (tmp_path / "huge.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (2**50, 28)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(InputError, match=r"cannot read .*huge\.npy: "):
+        read_picture(tmp_path / "huge.npy", GREY, invert=False)

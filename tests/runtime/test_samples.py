@@ -1,4 +1,5 @@
 import hashlib
+import zipfile
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,10 @@ def bad_files(folder: Path) -> dict[str, bytes]:
     np.savez(path, images=np.array([{}], object), labels=np.array([0]))
     pickled = path.read_bytes()
     np.save(folder / "array.npy", IMAGES)
+    with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (2**50, 28, 28)}
+        np.lib.format.write_array_header_1_0(member, header)
+    huge = path.read_bytes()
     return {
         "empty": b"",
         "garbage": b"garbage",
@@ -147,11 +152,12 @@ def bad_files(folder: Path) -> dict[str, bytes]:
         "names": other_names,
         "pickled": pickled,
         "npy": (folder / "array.npy").read_bytes(),
+        "huge": huge,
     }
 
 
 @pytest.mark.parametrize(
-    "kind", ["empty", "garbage", "truncated", "deflate", "names", "pickled", "npy"]
+    "kind", ["empty", "garbage", "truncated", "deflate", "names", "pickled", "npy", "huge"]
 )
 def test_a_bad_npz_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "bad.npz"

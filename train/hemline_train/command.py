@@ -7,6 +7,7 @@ from typing import Any
 
 from hemline.documents import read_document
 from hemline.errors import HemlineError
+from hemline.terminal import show
 from hemline_train.dataset import AUTO, NAMES, load_dataset
 from hemline_train.models import REFERENCE_MODELS
 from hemline_train.report import SCHEMA, TrainingReport
@@ -69,8 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(report_path.read_text(encoding="utf-8"))
         return 0
     report = read_document(report_path, SCHEMA, TrainingReport)
-    print(report.summarize())
-    print(f"file           {report_path.parent / report.keras_file}")
+    for line in report.summarize().split("\n"):
+        show(line)
+    show(f"file           {report_path.parent / report.keras_file}")
     return 0
 
 

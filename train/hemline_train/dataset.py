@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hemline.errors import DataError, HemlineError
 from hemline.facts import Preprocessing
 from hemline.samples import Samples, Split
+from hemline.terminal import printable, show
 from hemline_train import fashion_mnist
 from hemline_train.garments import draw_garments
 
@@ -190,7 +191,7 @@ def _announce_synthetic(reason: str) -> None:
     rule = "=" * 78
     print(
         f"{rule}\nSYNTHETIC DATA: drawn garments, NOT Fashion-MNIST. Accuracies mean nothing "
-        f"outside\nthis data set. Why: {reason}\n{rule}",
+        f"outside\nthis data set. Why: {printable(reason)}\n{rule}",
         file=sys.stderr,
         flush=True,
     )
@@ -203,9 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of Fashion-MNIST")
     parsed = parser.parse_args(arguments)
     try:
-        print(resolve_name(parsed.name, parsed.data))
+        show(resolve_name(parsed.name, parsed.data))
     except HemlineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

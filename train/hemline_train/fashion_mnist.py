@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hemline.errors import DataError
 from hemline.files import sha256
+from hemline.terminal import show
 from hemline_train.idx import read_labelled_images
 
 LABELS = (
@@ -107,7 +108,7 @@ def download(folder: Path | None, addresses: Sequence[str] = ADDRESSES) -> Path:
     pooch.get_logger().setLevel("WARNING")
     folder = folder or Path(pooch.os_cache("hemline")) / "fashion-mnist"
     if sys.stderr.isatty():
-        print(f"downloading Fashion-MNIST (30 MB) to {folder}", file=sys.stderr)
+        show(f"downloading Fashion-MNIST (30 MB) to {folder}", file=sys.stderr)
     # Without the header, a server that calls the .gz an encoding would have it unpacked on the way.
     downloader = pooch.HTTPDownloader(
         timeout=TIMEOUT_S, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}

@@ -12,6 +12,7 @@ from hemline.errors import HemlineError, ManifestError, OutputError
 from hemline.facts import DatasetRef, InputFacts, ModelFacts, Task
 from hemline.files import replacing, sha256
 from hemline.host import describe_host
+from hemline.terminal import show
 from hemline_train.dataset import FASHION_MNIST, PREPROCESSING, Dataset, preprocess
 from hemline_train.evaluate import evaluate
 from hemline_train.models import (
@@ -62,7 +63,7 @@ def train(
     versions = read_versions()
     fingerprint = compute_fingerprint(model_name, preset, settings, dataset.sha256, versions)
     if _is_up_to_date(report_path, keras_path, fingerprint):
-        print(f"{model_name}: up to date (same code, data and settings)", file=sys.stderr)
+        show(f"{model_name}: up to date (same code, data and settings)", file=sys.stderr)
         return report_path
     _check_writable(out)
 

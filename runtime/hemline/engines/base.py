@@ -77,17 +77,28 @@ class Engine(ABC):
     Attributes:
         name: the engine's name in manifests.
         compute_units: what it can be told to run on, its default first; none for most engines.
+        takes_bytes: whether it can be given a file's content, so that what was checked is what is
+            opened.
+        trial_limit_s: how long a file from anywhere may take to be opened and run once.
         inputs: the file's input tensors, in order, as the engine sees them.
         outputs: the file's output tensors, in order.
     """
 
     name: ClassVar[str]
     compute_units: ClassVar[tuple[str, ...]] = ()
+    takes_bytes: ClassVar[bool] = False
+    trial_limit_s: ClassVar[float] = 30.0
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @abstractmethod
-    def __init__(self, path: Path, threads: int, compute_units: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        compute_units: str | None = None,
+        content: bytes | None = None,
+    ) -> None:
         """Opens a file.
 
         Args:
@@ -95,6 +106,8 @@ class Engine(ABC):
             threads: how many the engine may use.
             compute_units: one of the class's, None for its default. An engine that lists none
                 need not take the argument.
+            content: of the file, if it was read already. An engine that does not take bytes need
+                not take the argument.
 
         Raises:
             EngineUnavailableError: the engine is not installed or not for this system.

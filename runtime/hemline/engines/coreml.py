@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hemline.engines.base import Engine, FileStructure
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
+from hemline.paths import require_inside
 from hemline.quiet import quiet
 
 # What coremltools.ComputeUnit names. The GPU is not among the default, since the choice of ALL
@@ -36,6 +37,8 @@ class CoreMLEngine(Engine):
 
     name: ClassVar[str] = "coreml"
     compute_units: ClassVar[tuple[str, ...]] = COMPUTE_UNITS
+    # Compiling a large model for the Neural Engine took 140 s in coremltools' issue 2758.
+    trial_limit_s: ClassVar[float] = 300.0
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class CoreMLEngine(Engine):
     def read_facts(cls, path: Path) -> bytes | None:
         # Without coremltools, which Linux boards do not have and which imports TensorFlow where
         # that is installed, so that facts can be checked on any machine in milliseconds.
+        require_inside(path)
         try:
             package = json.loads((path / "Manifest.json").read_bytes())
             item = package["itemInfoEntries"][package["rootModelIdentifier"]]
@@ -85,7 +89,15 @@ class CoreMLEngine(Engine):
             for entry in _fields(spec, *_USER_DEFINED_METADATA):
                 if list(_fields(entry, _MAP_KEY)) == [EMBEDDED_KEY.encode()]:
                     return next(_fields(entry, _MAP_VALUE))
-        except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            RecursionError,
+            StopIteration,
+        ) as error:
             raise ModelFileError(f"{path} is no valid Core ML package: {error!r}") from error
         return None
 
@@ -143,6 +155,8 @@ def _fields(message: bytes, number: int, *inner: int) -> Iterator[bytes]:
 def _varint(message: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while message[position] & 0x80:
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
         value |= (message[position] & 0x7F) << shift
         position, shift = position + 1, shift + 7
     return value | message[position] << shift, position + 1
@@ -180,6 +194,7 @@ def open_package(path: Path, *, load: bool, compute_units: str | None = None) ->
         EngineUnavailableError: coremltools is not installed.
         ModelFileError: it is no Core ML package.
     """
+    require_inside(path)
     try:
         # Off macOS coremltools reports each of Apple's libraries as missing.
         with quiet():

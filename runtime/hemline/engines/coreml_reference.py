@@ -71,6 +71,7 @@ class CoreMLReferenceEngine(CoreMLEngine):
     """
 
     name: ClassVar[str] = "coreml-reference"
+    trial_limit_s: ClassVar[float] = 30.0
 
     def __init__(self, path: Path, threads: int) -> None:  # noqa: ARG002
         self._model: Any = open_package(path, load=False)

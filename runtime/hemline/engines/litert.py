@@ -25,6 +25,7 @@ class LiteRTEngine(Engine):
     """A .tflite file in LiteRT's interpreter, with its default XNNPACK kernels."""
 
     name: ClassVar[str] = "litert"
+    takes_bytes: ClassVar[bool] = True
     _kernels: ClassVar[OpResolverType] = OpResolverType.AUTO
 
     def __init__(self, path: Path, threads: int, *, content: bytes | None = None) -> None:

@@ -38,15 +38,17 @@ class ONNXRuntimeEngine(Engine):
     """An .onnx file in an ONNX Runtime session on the CPU."""
 
     name: ClassVar[str] = "onnxruntime"
+    takes_bytes: ClassVar[bool] = True
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, content: bytes | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                path.read_bytes(),
+                # Given bytes, it reads no other file that the model may name.
+                path.read_bytes() if content is None else content,
                 options,
                 providers=["CPUExecutionProvider"],
                 # The fallback is to the same provider, and announced on stdout.
