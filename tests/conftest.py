@@ -14,6 +14,11 @@ from hemline_train.backend import keras
 from hemline_train.fashion_mnist import LABELS, DatasetUnavailableError, find_folder
 from hemline_train.garments import draw_garments
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=2, help="how often test_kill.py kills each stage")
+
+
 EXPORTED = ("float32.tflite", "int8.tflite", "float32.onnx", "float16.mlpackage")
 
 

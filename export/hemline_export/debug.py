@@ -17,9 +17,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.engines import engine_for
 from hemline.errors import InputError, ModelFileError
-from hemline.facts import EmbeddedFacts, QuantParams
+from hemline.facts import QuantParams
 from hemline.files import sha256
 from hemline.measures import decibels
 from hemline.model import embedded_facts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.audit import Audit, audit
 from hemline.coreml_device import plan_package
 from hemline.coreml_forecast import Forecast, forecast
@@ -13,9 +14,10 @@ from hemline.coreml_plan import ComputePlan
 from hemline.engines import engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
 from hemline.errors import ChecksumError, EngineUnavailableError, ModelFileError
-from hemline.facts import EmbeddedFacts, TensorSpec
+from hemline.facts import TensorSpec
 from hemline.files import sha256, size_bytes
-from hemline.manifest import FILE_NAME, read_manifest
+from hemline.listing import FILE_NAME
+from hemline.manifest import read_manifest
 from hemline.model import embedded_facts, load
 
 if TYPE_CHECKING:

@@ -4,18 +4,23 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.commit import newest
 from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for, engine_names
 from hemline.engines.base import require_one
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts, TensorSpec
-from hemline.manifest import FILE_NAME, Manifest, check_sha256, read_manifest
+from hemline.facts import ModelFacts, TensorSpec
+from hemline.listing import FILE_NAME, find_listed
 from hemline.tensors import ImageReader, OutputReader
+
+if TYPE_CHECKING:
+    from hemline.artifact_facts import ArtifactFacts, EmbeddedFacts
+    from hemline.manifest import Manifest
 
 # This many images of a batch are preprocessed at a time, to bound memory.
 _CHUNK = 256
@@ -76,7 +81,7 @@ class ModelInfo:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     facts: ModelFacts | None
-    artifact: ArtifactFacts | None
+    artifact: "ArtifactFacts | None"
 
 
 class Model:
@@ -90,20 +95,12 @@ class Model:
         path: the file.
         engine: what runs it.
         facts: labels, preprocessing and more, or None for a file that Hemline did not make.
-        artifact: how the file was made, or None for a file that Hemline did not export.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        engine: Engine,
-        facts: ModelFacts | None,
-        artifact: ArtifactFacts | None = None,
-    ) -> None:
+    def __init__(self, path: Path, engine: Engine, facts: ModelFacts | None) -> None:
         self.path = path
         self.engine = engine
         self.facts = facts
-        self.artifact = artifact
         self._lock = threading.Lock()
         self._labels: tuple[str, ...] = ()
         self._images: ImageReader | None = None
@@ -123,6 +120,12 @@ class Model:
         """Lets go of the engine and its memory. A later call raises InputError."""
         with self._lock:
             self.engine = cast(Engine, _Closed(self.path))
+
+    @property
+    def artifact(self) -> "ArtifactFacts | None":
+        """How the file was made, as it says itself; None for one that Hemline did not export."""
+        found = embedded_facts(self.path, self.engine.embedded_facts())
+        return found.artifact if found else None
 
     @property
     def info(self) -> ModelInfo:
@@ -336,21 +339,22 @@ def load(
     path = Path(path)
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    if not path.exists():
+    file = newest(path)
+    if not file.exists():
         raise ModelFileError(f"there is no model file {path}")
     if path.is_dir() and not engine_names(path):
         return _load_folder(path, engine, threads, compute_units)
     engine_class = engine_for(path, engine)
-    listed = _listed_facts(path)
+    facts = find_listed(path)
     if compute_units is None:
-        opened = engine_class(path, threads)
+        opened = engine_class(file, threads)
     else:
         _check_compute_units(engine_class, compute_units)
-        opened = engine_class(path, threads, compute_units)
-    if listed is not None:
-        return Model(path, opened, *listed)
-    found = embedded_facts(path, opened.embedded_facts())
-    return Model(path, opened, found.model, found.artifact) if found else Model(path, opened, None)
+        opened = engine_class(file, threads, compute_units)
+    if facts is None:
+        found = embedded_facts(path, opened.embedded_facts())
+        facts = found.model if found else None
+    return Model(path, opened, facts)
 
 
 def _load_folder(
@@ -358,6 +362,8 @@ def _load_folder(
 ) -> Model:
     """Opens the file of a folder that `load` is documented to take."""
     if (folder / FILE_NAME).is_file():
+        from hemline.manifest import read_manifest
+
         artifacts = read_manifest(folder).artifacts
         files = [
             folder / artifact.file
@@ -396,7 +402,7 @@ def _check_compute_units(engine_class: type[Engine], compute_units: str) -> None
         raise InputError(f"compute units {compute_units!r}: expected one of {', '.join(known)}")
 
 
-def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
+def embedded_facts(path: Path, content: bytes | None) -> "EmbeddedFacts | None":
     """Parses the facts document found inside a file.
 
     Raises:
@@ -404,10 +410,13 @@ def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
     """
     if content is None:
         return None
+    # Here and below, imported by what needs it: predicting with a listed file does not.
+    from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
+
     return decode(EMBEDDED_SCHEMA, EmbeddedFacts, content, f"facts inside {path}")
 
 
-def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
+def check_embedded_facts(folder: Path, manifest: "Manifest") -> None:
     """Raises unless a manifest says of each artifact what the facts inside its file say.
 
     A file of a kind that nothing installed here can read is passed over.
@@ -416,6 +425,8 @@ def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
         ManifestError: they differ, or a file holds no valid facts.
         ModelFileError: a file cannot be read.
     """
+    from hemline.artifact_facts import EmbeddedFacts
+
     for artifact in manifest.artifacts:
         path = folder / artifact.file
         try:
@@ -447,21 +458,3 @@ def _first_difference(one: Any, other: Any, key: str = "") -> tuple[str, Any, An
         return None if one == other else (key, one, other)
     found = (_first_difference(a, b, name) for name, a, b in pairs)
     return next((difference for difference in found if difference), None)
-
-
-def _listed_facts(path: Path) -> tuple[ModelFacts, ArtifactFacts | None] | None:
-    """Returns what the manifest beside a file says of it, None if it is not listed in one.
-
-    Raises:
-        ChecksumError: the file is not the one that the manifest records.
-        ManifestError: the manifest is not valid.
-    """
-    if not (path.parent / FILE_NAME).is_file():
-        return None
-    manifest = read_manifest(path.parent)
-    recorded = manifest.sha256_by_file().get(path.name)
-    if recorded is None:
-        return None
-    check_sha256(path, recorded)
-    artifacts = {artifact.file: artifact.facts for artifact in manifest.artifacts}
-    return manifest.model, artifacts.get(path.name)
