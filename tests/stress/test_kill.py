@@ -34,7 +34,9 @@ def start_victim(stage: str, folder: Path, version: int, call: int = 0) -> "subp
             text=True,
         )
     assert process.stdout is not None
-    assert process.stdout.readline() == "started\n", (folder.parent / "errors.txt").read_text()
+    if process.stdout.readline() != "started\n":
+        process.communicate()
+        pytest.fail((folder.parent / "errors.txt").read_text())
     return process
 
 
