@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup all quick train export verify bench report release calibration-study test fuzz lint format lock clean
+.PHONY: help setup all quick train export verify bench report release calibration-study test fuzz crashtest soak footprint lint format lock clean
 
 PYTHON ?= python3
 DATASET ?= auto
@@ -69,6 +69,15 @@ test: $(INSTALLED) lint ## lint, types and all tests
 
 fuzz: $(INSTALLED) ## load 500 damaged files per engine
 	$(BIN)/pytest tests/stress/test_fuzz.py --mutations 500
+
+crashtest: $(INSTALLED) ## kill export and train at 20 moments each
+	$(BIN)/pytest -s tests/stress/test_kill.py --kills 20
+
+soak: $(INSTALLED) ## 1,000,000 predictions of each released model in one process: memory and results
+	$(BIN)/python tests/stress/soak.py $(MODELS:%=$(DIR)/%)
+
+footprint: $(INSTALLED) ## time to the first answer and memory, into docs/footprint.md
+	$(BIN)/python tests/stress/footprint.py $(MODELS:%=$(DIR)/%) --out docs/footprint.md
 
 lint: $(INSTALLED) ## lint and types
 	$(BIN)/ruff format --check .

@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=60, help="damaged files per engine (make fuzz: 500)"
     )
+    parser.addoption(
+        "--kills", type=int, default=2, help="kills of export and of train (make crashtest: 20)"
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.engines.litert import LiteRTEngine
 from hemline.errors import EngineUnavailableError
-from hemline.facts import EmbeddedFacts, TensorSpec
+from hemline.facts import TensorSpec
 from hemline.files import replacing
 
 ARENA_BYTES = "arena_bytes"

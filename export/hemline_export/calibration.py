@@ -6,8 +6,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import CalibrationFacts
 from hemline.errors import DataError
-from hemline.facts import CalibrationFacts, ModelFacts, Preprocessing
+from hemline.facts import ModelFacts, Preprocessing
 from hemline.samples import Samples, resolve_samples
 
 DEFAULT_COUNT = 500

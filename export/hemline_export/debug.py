@@ -17,11 +17,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.errors import InputError, ModelFileError
-from hemline.facts import EmbeddedFacts, QuantParams
+from hemline.facts import QuantParams
 from hemline.files import sha256
 from hemline.inspection import inspect
-from hemline.manifest import check_sha256, read_manifest
+from hemline.listing import check_sha256
+from hemline.manifest import read_manifest
 from hemline.measures import decibels
 from hemline.quiet import quiet
 from hemline.samples import resolve_samples

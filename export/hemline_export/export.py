@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline import golden
+from hemline.artifact_facts import EMBEDDED_SCHEMA, ArtifactFacts, CalibrationFacts, EmbeddedFacts
+from hemline.commit import commit, newest, writing
 from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for, stand_in
 from hemline.engines.base import require_one
@@ -23,17 +25,8 @@ from hemline.errors import (
     ManifestError,
     UnknownOperationError,
 )
-from hemline.facts import (
-    EMBEDDED_SCHEMA,
-    ArtifactFacts,
-    CalibrationFacts,
-    EmbeddedFacts,
-    InputFacts,
-    ModelFacts,
-    Preprocessing,
-    Task,
-)
-from hemline.files import replacing, sha256, size_bytes, staging
+from hemline.facts import InputFacts, ModelFacts, Preprocessing, Task
+from hemline.files import is_full, sha256, size_bytes
 from hemline.judgement import labels_of
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.model import Model, load
@@ -154,7 +147,7 @@ def export(
     """
     leave_out = recipes is None if leave_out is None else leave_out
     recipes = select_recipes() if recipes is None else recipes
-    with staging(out) as stage:
+    with writing(out) as stage:
         progress(f"load {keras_file.name}")
         prepared = prepare(keras_file, calibration, described=described, choices=choices)
         artifacts: list[Artifact] = []
@@ -164,7 +157,7 @@ def export(
             try:
                 artifacts.append(make_artifact(prepared, recipe, stage))
             except ExportError as error:
-                if not leave_out:
+                if not leave_out or is_full(error):
                     raise
                 omitted[f"{recipe.name}{recipe.suffix}"] = str(error)
         if not artifacts:
@@ -185,8 +178,8 @@ def prepare(
     Args and errors are those of `export`.
     """
     choices = choices or Choices()
-    model = load_keras(keras_file)
-    known = _read_training_facts(keras_file.parent / TRAINING)
+    model = load_keras(newest(keras_file))
+    known = _read_training_facts(newest(keras_file.parent / TRAINING))
     samples = resolve_samples(calibration, known.dataset if known else None, "train")
     drawn, calibration_facts = draw_calibration(
         samples, count=choices.calibration_count, seed=choices.calibration_seed
@@ -261,7 +254,7 @@ def publish(
     Args:
         prepared: their model.
         artifacts: the files, which lie in `stage`.
-        stage: a folder beside `out`.
+        stage: a folder that `hemline.commit.writing` gave for `out`, or one inside it.
         out: the folder to write.
         omitted: for each recipe that was asked for and not made, the reason.
 
@@ -288,15 +281,11 @@ def publish(
         omitted=dict(omitted),
         golden_sha256=sha256(golden_file),
     )
-    # Those of the model that was here before.
-    for stale in (FLOAT_PREDICTIONS, LADDER):
-        (out / stale).unlink(missing_ok=True)
-    for path in sorted(stage.iterdir()):
-        if path.name == float_model.file and _is_same_file(out / path.name, keras_file):
-            continue
-        with replacing(out / path.name) as temporary:
-            path.rename(temporary)
-    write_manifest(out, manifest)
+    write_manifest(stage, manifest)
+    if _is_same_file(out / float_model.file, keras_file):
+        float_file.unlink()
+    # Those are of the model that was here before.
+    commit(stage, out, remove=(FLOAT_PREDICTIONS, LADDER))
     return manifest
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Arithmetic, Engine, FileStructure, Operation
+from hemline.engines.base import Engine
+from hemline.engines.structure import Arithmetic, FileStructure, Operation
 from hemline.facts import TensorSpec
 from hemline_export.backend import keras, tensorflow
 from hemline_export.keras_file import load_keras

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hemline.commit import writing
 from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Task
-from hemline.files import staging
 from hemline.manifest import Artifact, Manifest
 from hemline.paired import PairedResult, Verdict
 from hemline_export.export import (
@@ -109,7 +109,7 @@ def export_within(
         ExportError: the model is no classifier, or no rung makes a file.
         HemlineError: as `export`; or there are no validation samples.
     """
-    with staging(out) as stage:
+    with writing(out) as stage:
         progress(f"load {keras_file.name}")
         prepared = prepare(keras_file, calibration, described=described, choices=choices)
         if prepared.facts.task != Task.CLASSIFICATION:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts, IntegerPromise
 from hemline.documents import decode
 from hemline.engines.c_source import read_array
 from hemline.errors import ExportError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, IntegerPromise, Task
+from hemline.facts import Task
 from hemline.files import write_bytes
 from hemline_export import c_source, coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.calibration import DEFAULT_COUNT, Ranges

@@ -7,8 +7,8 @@ island costs two conversions, and its arithmetic is what the recipe promised to 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hemline.engines.base import Arithmetic, Operation
-from hemline.facts import IntegerPromise
+from hemline.artifact_facts import IntegerPromise
+from hemline.engines.structure import Arithmetic, Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

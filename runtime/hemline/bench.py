@@ -21,7 +21,7 @@ from hemline.files import sha256, size_bytes
 from hemline.first_answer import first_answer
 from hemline.host import describe_machine, load_average
 from hemline.latency import Latency, compare_rounds, compare_runs
-from hemline.manifest import FILE_NAME as MANIFEST
+from hemline.listing import FILE_NAME as MANIFEST
 from hemline.manifest import read_manifest
 from hemline.model import Model, load
 from hemline.speed import FLOAT_RECIPES, Speed, judge_speed

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hemline.errors import ModelFileError
-from hemline.manifest import FILE_NAME
+from hemline.listing import FILE_NAME
 
 
 def bundled_models() -> dict[str, Path]:

@@ -6,6 +6,7 @@ loudly.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -21,7 +22,11 @@ T = TypeVar("T")
 
 # Far more than bench.json, which has the most in it.
 _LARGEST_BYTES = 1 << 28
-_NUMBER_LIST = re.compile(r"\[\n\s*-?\d[^\[\]{}\":]*\]")
+
+# Asked for once per object, and a manifest holds dozens of a kind.
+_type_hints = functools.cache(typing.get_type_hints)
+
+_NUMBER_LIST = r"\[\n\s*-?\d[^\[\]{}\":]*\]"
 
 
 def to_json(value: Any) -> Any:
@@ -62,7 +67,7 @@ def encode(schema: str, value: Any) -> bytes:
         {ord(c): json.dumps(c)[1:-1] for c in set(text) if not c.isprintable() and c != "\n"}
     )
     # Lists of numbers, such as samples, stand on one line each.
-    return (_NUMBER_LIST.sub(_join_lines, text) + "\n").encode()
+    return (re.sub(_NUMBER_LIST, _join_lines, text) + "\n").encode()
 
 
 def decode(schema: str, kind: type[T], content: bytes, where: str) -> T:
@@ -70,6 +75,15 @@ def decode(schema: str, kind: type[T], content: bytes, where: str) -> T:
 
     Raises:
         ManifestError: it is not JSON, not of this schema, or `from_json` refuses it.
+    """
+    return from_json(kind, decode_fields(schema, content, where), where)
+
+
+def decode_fields(schema: str, content: bytes, where: str) -> dict[str, Any]:
+    """Parses a document made by `encode` without building a dataclass of it.
+
+    Raises:
+        ManifestError: it is not JSON, or not of this schema.
     """
     try:
         document = json.loads(content)
@@ -79,7 +93,7 @@ def decode(schema: str, kind: type[T], content: bytes, where: str) -> T:
     if not isinstance(document, dict) or document.get("schema") != schema:
         found = document.get("schema") if isinstance(document, dict) else None
         raise ManifestError(f"{where}: schema is {found!r}, expected {schema!r}")
-    return from_json(kind, {k: v for k, v in document.items() if k != "schema"}, where)
+    return {key: value for key, value in document.items() if key != "schema"}
 
 
 def write_document(path: Path, schema: str, value: Any) -> None:
@@ -97,16 +111,24 @@ def read_document(path: Path, schema: str, kind: type[T]) -> T:
     Raises:
         ManifestError: there is no such file, or `decode` refuses it.
     """
+    return decode(schema, kind, read_content(path), str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """Returns a document's bytes.
+
+    Raises:
+        ManifestError: there is no such file.
+    """
     try:
         size = path.stat().st_size
         if size > _LARGEST_BYTES:
             raise ManifestError(
                 f"{path} has {size:,} bytes, and a document has at most {_LARGEST_BYTES:,}"
             )
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
-    return decode(schema, kind, content, str(path))
 
 
 def _join_lines(match: re.Match[str]) -> str:
@@ -114,6 +136,8 @@ def _join_lines(match: re.Match[str]) -> str:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
+    if type(value) is kind and kind is not float:
+        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -139,7 +163,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     _require(isinstance(value, dict), where, "an object", value)
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
     if unknown or missing:

@@ -22,7 +22,8 @@ from hemline.errors import ManifestError
 from hemline.execution import Job, run_jobs
 from hemline.facts import InputFacts, ModelFacts, Task
 from hemline.host import Host, describe_host
-from hemline.manifest import Artifact, FloatModel, Manifest, check_sha256, read_manifest
+from hemline.listing import check_sha256
+from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest
 from hemline.model import Model, check_embedded_facts
 from hemline.paired import Verdict
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hemline import guard
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.audit import Audit, audit
 from hemline.coreml_device import plan_package
 from hemline.coreml_forecast import Forecast, forecast
@@ -14,9 +15,10 @@ from hemline.documents import from_json
 from hemline.engines import engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
 from hemline.errors import EngineUnavailableError, ModelFileError
-from hemline.facts import EmbeddedFacts, TensorSpec
+from hemline.facts import TensorSpec
 from hemline.files import sha256, size_bytes
-from hemline.manifest import FILE_NAME, read_manifest
+from hemline.listing import FILE_NAME
+from hemline.manifest import read_manifest
 from hemline.model import embedded_facts, open_model
 from hemline.paths import require_ordinary
 

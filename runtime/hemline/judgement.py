@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import ArtifactFacts
 from hemline.attribution import Step, explain_steps, measure_step
 from hemline.bootstrap import LossGrowth, compare_losses
 from hemline.errors import DataError
-from hemline.facts import ArtifactFacts, ModelFacts, Task, TensorSpec
+from hemline.facts import ModelFacts, Task, TensorSpec
 from hemline.measures import (
     calibration_error,
     cosine_similarity,

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemline.artifact_facts import ArtifactFacts
+from hemline.commit import newest
 from hemline.documents import read_document, write_document
-from hemline.errors import ChecksumError, ManifestError, ModelFileError
-from hemline.facts import ArtifactFacts, ModelFacts
-from hemline.files import sha256
-from hemline.paths import require_ordinary, require_plain_name
-
-SCHEMA = "hemline.manifest/1"
-FILE_NAME = "manifest.json"
+from hemline.errors import ManifestError
+from hemline.facts import ModelFacts
+from hemline.listing import FILE_NAME, SCHEMA
+from hemline.paths import require_plain_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ManifestError: there is none, or it is not valid.
     """
-    path = folder / FILE_NAME
+    path = newest(folder / FILE_NAME)
     if not path.is_file():
         raise ManifestError(f"{folder} has no {FILE_NAME}; `hemline export` makes one")
     return read_document(path, SCHEMA, Manifest)
@@ -97,29 +96,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OutputError: the folder cannot be written.
     """
     write_document(folder / FILE_NAME, SCHEMA, manifest)
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Raises unless a file or package is byte for byte the one that a manifest records.
-
-    Raises:
-        ModelFileError: there is no such file, or no ordinary one.
-        ChecksumError: its content differs.
-    """
-    if not path.exists():
-        raise ModelFileError(f"{path} is named in its manifest, but is not there; export again")
-    require_ordinary(path)
-    require_sha256(path, sha256(path), expected)
-
-
-def require_sha256(path: Path, found: str, expected: str) -> None:
-    """Raises unless the SHA-256 found of a file's content is the one that a manifest records.
-
-    Raises:
-        ChecksumError: it is another.
-    """
-    if found != expected:
-        raise ChecksumError(
-            f"{path} has SHA-256 {found[:16]}…, its manifest says {expected[:16]}…; "
-            "the file was changed after the export: restore it, or export again"
-        )

@@ -1,24 +1,28 @@
 """A model file, loaded: images in, class probabilities or other outputs out."""
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.commit import newest
 from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for, engine_names
 from hemline.engines.base import require_one
 from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts, ModelFacts, TensorSpec
-from hemline.files import sha256
-from hemline.manifest import FILE_NAME, Manifest, read_manifest, require_sha256
+from hemline.facts import ModelFacts, TensorSpec
+from hemline.files import sha256, sha256_of
+from hemline.listing import FILE_NAME, Listed, find_listed, require_sha256
 from hemline.paths import require_ordinary
 from hemline.tensors import ImageReader, OutputReader
+
+if TYPE_CHECKING:
+    from hemline.artifact_facts import ArtifactFacts, EmbeddedFacts
+    from hemline.manifest import Manifest
 
 # This many images of a batch are preprocessed at a time, to bound memory.
 _CHUNK = 256
@@ -79,7 +83,7 @@ class ModelInfo:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     facts: ModelFacts | None
-    artifact: ArtifactFacts | None
+    artifact: "ArtifactFacts | None"
 
 
 class Model:
@@ -93,20 +97,12 @@ class Model:
         path: the file.
         engine: what runs it.
         facts: labels, preprocessing and more, or None for a file that Hemline did not make.
-        artifact: how the file was made, or None for a file that Hemline did not export.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        engine: Engine,
-        facts: ModelFacts | None,
-        artifact: ArtifactFacts | None = None,
-    ) -> None:
+    def __init__(self, path: Path, engine: Engine, facts: ModelFacts | None) -> None:
         self.path = path
         self.engine = engine
         self.facts = facts
-        self.artifact = artifact
         self._lock = threading.Lock()
         self._labels: tuple[str, ...] = ()
         self._images: ImageReader | None = None
@@ -126,6 +122,12 @@ class Model:
         """Lets go of the engine and its memory. A later call raises InputError."""
         with self._lock:
             self.engine = cast(Engine, _Closed(self.path))
+
+    @property
+    def artifact(self) -> "ArtifactFacts | None":
+        """How the file was made, as it says itself; None for one that Hemline did not export."""
+        found = embedded_facts(self.path, self.engine.embedded_facts())
+        return found.artifact if found else None
 
     @property
     def info(self) -> ModelInfo:
@@ -303,21 +305,6 @@ def _require_fit(path: Path, spec: TensorSpec, tensor: NDArray[Any]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """What a manifest says of a file that it lists.
-
-    Attributes:
-        sha256: the recorded one.
-        model: what all its files share.
-        artifact: how it was made; None for the float model's file.
-    """
-
-    sha256: str
-    model: ModelFacts
-    artifact: ArtifactFacts | None
-
-
 def load(
     path: str | Path,
     *,
@@ -359,14 +346,14 @@ def load(
     path = Path(path)
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    if not path.exists():
+    if not newest(path).exists():
         raise ModelFileError(f"there is no model file {path}")
     if path.is_dir() and not engine_names(path):
         return _load_folder(path, engine, threads, compute_units, trust)
     engine_class = engine_for(path, engine)
     if compute_units is not None:
         _check_compute_units(engine_class, compute_units)
-    listed = _listed(path)
+    listed = find_listed(path)
     if listed is not None:
         digest = listed.sha256
     elif trust:
@@ -411,23 +398,24 @@ def open_model(
         ManifestError: the facts inside it are not valid.
         EngineUnavailableError: its engine is not for this system.
     """
-    require_ordinary(path)
+    file = newest(path)
+    require_ordinary(file)
     given: dict[str, Any] = {} if compute_units is None else {"compute_units": compute_units}
     if digest is None:
-        opened = engine_class(path, threads, **given)
-    elif engine_class.takes_bytes and path.is_file():
-        content = path.read_bytes()
-        _require_same(path, hashlib.sha256(content).hexdigest(), digest, listed)
-        opened = engine_class(path, threads, content=content, **given)
+        opened = engine_class(file, threads, **given)
+    elif engine_class.takes_bytes and file.is_file():
+        content = file.read_bytes()
+        _require_same(path, sha256_of(content), digest, listed)
+        opened = engine_class(file, threads, content=content, **given)
     else:
-        _require_same(path, sha256(path), digest, listed)
-        opened = engine_class(path, threads, **given)
+        _require_same(path, sha256(file), digest, listed)
+        opened = engine_class(file, threads, **given)
         # The engine read it anew, and it may have been exchanged meanwhile.
-        _require_same(path, sha256(path), digest, listed)
+        _require_same(path, sha256(file), digest, listed)
     if listed is not None:
-        return Model(path, opened, listed.model, listed.artifact)
+        return Model(path, opened, listed.model)
     found = embedded_facts(path, opened.embedded_facts())
-    return Model(path, opened, found.model, found.artifact) if found else Model(path, opened, None)
+    return Model(path, opened, found.model if found else None)
 
 
 def _require_same(path: Path, found: str, expected: str, listed: Listed | None) -> None:
@@ -442,6 +430,8 @@ def _load_folder(
 ) -> Model:
     """Opens the file of a folder that `load` is documented to take."""
     if (folder / FILE_NAME).is_file():
+        from hemline.manifest import read_manifest
+
         artifacts = read_manifest(folder).artifacts
         files = [
             folder / artifact.file
@@ -482,7 +472,7 @@ def _check_compute_units(engine_class: type[Engine], compute_units: str) -> None
         raise InputError(f"compute units {compute_units!r}: expected one of {', '.join(known)}")
 
 
-def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
+def embedded_facts(path: Path, content: bytes | None) -> "EmbeddedFacts | None":
     """Parses the facts document found inside a file.
 
     Raises:
@@ -490,10 +480,13 @@ def embedded_facts(path: Path, content: bytes | None) -> EmbeddedFacts | None:
     """
     if content is None:
         return None
+    # Here and below, imported by what needs it: predicting with a listed file does not.
+    from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
+
     return decode(EMBEDDED_SCHEMA, EmbeddedFacts, content, f"facts inside {path}")
 
 
-def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
+def check_embedded_facts(folder: Path, manifest: "Manifest") -> None:
     """Raises unless a manifest says of each artifact what the facts inside its file say.
 
     A file of a kind that nothing installed here can read is passed over.
@@ -502,6 +495,8 @@ def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
         ManifestError: they differ, or a file holds no valid facts.
         ModelFileError: a file cannot be read.
     """
+    from hemline.artifact_facts import EmbeddedFacts
+
     for artifact in manifest.artifacts:
         path = folder / artifact.file
         try:
@@ -533,19 +528,3 @@ def _first_difference(one: Any, other: Any, key: str = "") -> tuple[str, Any, An
         return None if one == other else (key, one, other)
     found = (_first_difference(a, b, name) for name, a, b in pairs)
     return next((difference for difference in found if difference), None)
-
-
-def _listed(path: Path) -> Listed | None:
-    """Returns what the manifest beside a file says of it, None if it is not listed in one.
-
-    Raises:
-        ManifestError: the manifest is not valid.
-    """
-    if not (path.parent / FILE_NAME).is_file():
-        return None
-    manifest = read_manifest(path.parent)
-    recorded = manifest.sha256_by_file().get(path.name)
-    if recorded is None:
-        return None
-    artifacts = {artifact.file: artifact.facts for artifact in manifest.artifacts}
-    return Listed(sha256=recorded, model=manifest.model, artifact=artifacts.get(path.name))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import ArtifactFacts
 from hemline.attribution import ENGINE, FLOAT_EXPORT, Step
 from hemline.audit import Audit, audit
 from hemline.bootstrap import LossGrowth
@@ -23,11 +24,12 @@ from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, InputError, OutputError
 from hemline.execution import Job, Run, run_jobs
-from hemline.facts import ArtifactFacts, ModelFacts, Task
+from hemline.facts import ModelFacts, Task
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
 from hemline.judgement import Fidelity, Judge, judge_for, require_fit
-from hemline.manifest import Artifact, Manifest, check_sha256, read_manifest
+from hemline.listing import check_sha256
+from hemline.manifest import Artifact, Manifest, read_manifest
 from hemline.model import check_embedded_facts, load
 from hemline.paired import ClassChange, ErrorGrowth, PairedResult, Verdict
 from hemline.samples import NPZ_ERRORS, Samples, resolve_samples

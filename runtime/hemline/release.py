@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from hemline import bench_report, golden, parity
+from hemline.commit import commit, writing
 from hemline.errors import HemlineError, ManifestError
 from hemline.facts import Task
-from hemline.files import replacing
-from hemline.manifest import FILE_NAME, check_sha256, read_manifest
+from hemline.listing import FILE_NAME, check_sha256
+from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.report import read_parity
 from hemline.terminal import show
@@ -28,6 +29,8 @@ _DOCUMENTS = (
 
 def release(build: Path, released: Path) -> list[Path]:
     """Copies each model folder of a build to the same place below `released`, whole or not at all.
+
+    What else lies there is deleted.
 
     An artifact whose engine does not run on this machine (NOT_RUN) is released as such: its
     parity.json says so.
@@ -49,12 +52,14 @@ def release(build: Path, released: Path) -> list[Path]:
     for folder in folders:
         manifest = read_manifest(folder)
         names = [*manifest.sha256_by_file(), *_DOCUMENTS]
-        with replacing(released / folder.name) as temporary:
-            temporary.mkdir()
+        target = released / folder.name
+        with writing(target) as stage:
             for name in names:
                 source = folder / name
                 copy = shutil.copytree if source.is_dir() else shutil.copyfile
-                copy(source, temporary / name)
+                copy(source, stage / name)
+            others = {path.name for path in target.iterdir()} - set(names)
+            commit(stage, target, remove=[n for n in others if not n.startswith(".hemline-")])
     return [released / folder.name for folder in folders]
 
 

@@ -9,10 +9,11 @@ import pytest
 
 import hemline
 from hemline import golden
+from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
 from hemline.documents import decode
 from hemline.engines.c_source import CSourceEngine, read_array
 from hemline.errors import ChecksumError, ModelFileError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, Preprocessing
+from hemline.facts import Preprocessing
 from hemline.manifest import read_manifest
 from hemline.paired import Verdict
 from hemline.parity import verify

@@ -76,9 +76,9 @@ def test_a_spoilt_layer_is_found(
 
 def stamp(file: Path, target: Path, parent: Path) -> Path:
     """Copies a file and makes it say that another float model is its parent."""
+    from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
     from hemline.documents import decode, encode
     from hemline.engines import engine_for
-    from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts
     from hemline.files import sha256
     from hemline_export.tflite import embed_facts
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
 from hemline.documents import decode, encode, from_json, to_json
 from hemline.engines import engine_for, stand_in
 from hemline.engines.mil_operations import COMPUTATIONS
@@ -19,7 +20,7 @@ from hemline.errors import (
     ModelFileError,
     OutputError,
 )
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, ModelFacts, Preprocessing
+from hemline.facts import ModelFacts, Preprocessing
 from hemline.files import sha256
 from hemline.golden import TOLERANCES, draw_inputs, read_golden, selftest
 from hemline.manifest import read_manifest

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 import hemline
+from hemline.artifact_facts import EMBEDDED_SCHEMA, EmbeddedFacts
 from hemline.cli import main
 from hemline.documents import decode, encode
 from hemline.errors import DataError, InputError
-from hemline.facts import EMBEDDED_SCHEMA, EmbeddedFacts, Preprocessing
+from hemline.facts import Preprocessing
 from hemline.files import sha256
 from hemline.golden import read_golden, selftest
 from hemline.manifest import read_manifest, write_manifest

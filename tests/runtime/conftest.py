@@ -9,22 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hemline.bench_report import SCHEMA as BENCH_SCHEMA
-from hemline.bench_report import BenchReport, FileBench
-from hemline.documents import encode, write_document
-from hemline.facts import (
+from hemline.artifact_facts import (
     EMBEDDED_SCHEMA,
     ArtifactFacts,
     CalibrationFacts,
-    DatasetRef,
     EmbeddedFacts,
-    InputFacts,
     IntegerPromise,
-    ModelFacts,
-    Preprocessing,
-    QuantParams,
-    TensorSpec,
 )
+from hemline.bench_report import SCHEMA as BENCH_SCHEMA
+from hemline.bench_report import BenchReport, FileBench
+from hemline.documents import encode, write_document
+from hemline.facts import DatasetRef, InputFacts, ModelFacts, Preprocessing, QuantParams, TensorSpec
 from hemline.files import sha256
 from hemline.golden import SCHEMA as GOLDEN_SCHEMA
 from hemline.golden import Golden, GoldenArtifact, GoldenFloat

@@ -8,10 +8,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
+from hemline.artifact_facts import IntegerPromise
 from hemline.audit import Audit, Island, audit
 from hemline.cli import main
-from hemline.engines import Arithmetic, Operation, engine_for, tflite_operations
-from hemline.facts import IntegerPromise
+from hemline.engines import engine_for, tflite_operations
+from hemline.engines.structure import Arithmetic, Operation
 from hemline.inspection import inspect
 from hemline.parity import verify
 

@@ -82,7 +82,9 @@ def test_other_packages_add_engines(monkeypatch: pytest.MonkeyPatch, exported: P
     def plug_in(value: str) -> None:
         point = EntryPoint(name="keras", value=value, group=engines.ENTRY_POINTS)
         found = EntryPoints([point])
-        monkeypatch.setattr(engines, "entry_points", lambda **wanted: found.select(**wanted))
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda **wanted: found.select(**wanted)
+        )
 
     plug_in("hemline.engines.litert:LiteRTEngine")
     assert engine_for(Path("a.keras")) is LiteRTEngine

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemline.facts import ArtifactFacts, EmbeddedFacts, ModelFacts, Preprocessing, QuantParams
+from hemline.artifact_facts import ArtifactFacts, EmbeddedFacts
+from hemline.facts import ModelFacts, Preprocessing, QuantParams
 
 
 def test_the_pixel_table_is_the_specified_division_to_the_bit() -> None:

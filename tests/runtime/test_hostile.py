@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hemline.artifact_facts import EmbeddedFacts
 from hemline.cli import main, show_progress
 from hemline.documents import read_document, write_document
-from hemline.facts import EmbeddedFacts
 from hemline.manifest import read_manifest, write_manifest
 from hemline.parity import FILE_NAME, SCHEMA, ParityReport
 from hemline.report import format_table

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hemline.artifact_facts import ArtifactFacts
 from hemline.bootstrap import compare_losses
 from hemline.errors import DataError
-from hemline.facts import ArtifactFacts, ModelFacts
+from hemline.facts import ModelFacts
 from hemline.judgement import Judgement, explain_growth, judge_for, require_fit
 from hemline.samples import Samples
 

@@ -5,7 +5,8 @@ import pytest
 
 from hemline.errors import ChecksumError, ManifestError, ModelFileError
 from hemline.files import sha256
-from hemline.manifest import check_sha256, read_manifest, write_manifest
+from hemline.listing import check_sha256
+from hemline.manifest import read_manifest, write_manifest
 
 
 def test_a_manifest_lists_the_sha256_of_every_file(build: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 import hemline
-from hemline import engines
 from hemline.documents import decode, encode
 from hemline.engines.litert import LiteRTEngine
 from hemline.engines.mil_operations import COMPUTATIONS
@@ -67,7 +66,7 @@ def forbid_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(**_: str) -> list[Any]:
         return []
 
-    monkeypatch.setattr(engines, "entry_points", none)
+    monkeypatch.setattr("importlib.metadata.entry_points", none)
 
 
 def test_float32_artifacts_pass(whole: Path) -> None:

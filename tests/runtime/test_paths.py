@@ -8,7 +8,8 @@ import pytest
 import hemline
 from hemline.engines.coreml import CoreMLEngine, read_spec
 from hemline.errors import ManifestError, ModelFileError
-from hemline.manifest import check_sha256, read_manifest
+from hemline.listing import check_sha256
+from hemline.manifest import read_manifest
 from hemline.paths import (
     require_inside,
     require_members_inside,

@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(
     tmp_path: Path, small_dataset: Dataset, runs: list[int]
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot write to .*file/out: Not a directory"):
+    with pytest.raises(OutputError, match=r"cannot write in .*file/out: Not a directory"):
         train(
             "small",
             preset="quick",

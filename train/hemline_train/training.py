@@ -2,15 +2,15 @@
 
 import hashlib
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from hemline.commit import commit, newest, writing
 from hemline.documents import read_document, write_document
-from hemline.errors import HemlineError, ManifestError, OutputError
+from hemline.errors import HemlineError, ManifestError
 from hemline.facts import DatasetRef, InputFacts, ModelFacts, Task
-from hemline.files import replacing, sha256
+from hemline.files import sha256
 from hemline.host import describe_host
 from hemline.terminal import show
 from hemline_train.dataset import FASHION_MNIST, PREPROCESSING, Dataset, preprocess
@@ -59,22 +59,36 @@ def train(
         raise HemlineError(
             f"unknown model {model_name!r}, expected one of {', '.join(REFERENCE_MODELS)}"
         )
-    report_path, keras_path = out / FILE_NAME, out / f"{model_name}.float.keras"
+    report_path, keras_path = newest(out / FILE_NAME), newest(out / f"{model_name}.float.keras")
     versions = read_versions()
     fingerprint = compute_fingerprint(model_name, preset, settings, dataset.sha256, versions)
     if _is_up_to_date(report_path, keras_path, fingerprint):
         show(f"{model_name}: up to date (same code, data and settings)", file=sys.stderr)
         return report_path
-    _check_writable(out)
+    with writing(out) as stage:
+        _fit_and_save(reference, preset, dataset, settings, fingerprint, versions, stage)
+        commit(stage, out)
+    return out / FILE_NAME
 
+
+def _fit_and_save(
+    reference: ReferenceModel,
+    preset: Preset,
+    dataset: Dataset,
+    settings: TrainSettings,
+    fingerprint: str,
+    versions: dict[str, str],
+    folder: Path,
+) -> None:
     from hemline_train.fit import fit
 
     started_ns = time.perf_counter_ns()
-    with show_progress(model_name, settings.epochs) as progress:
+    with show_progress(reference.name, settings.epochs) as progress:
         model, curves = fit(reference, dataset, settings, progress)
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
     probabilities = model.predict(preprocess(dataset.test_images), batch_size=500, verbose=0)
     evaluation = evaluate(probabilities, dataset.test_labels, dataset.labels)
+    keras_path = folder / f"{reference.name}.float.keras"
     _save_weights_only(model, reference, keras_path)
     report = TrainingReport(
         facts=_describe_model(reference, preset, dataset, settings),
@@ -94,8 +108,7 @@ def train(
         versions=versions,
         host=describe_host(),
     )
-    write_document(report_path, SCHEMA, report)
-    return report_path
+    write_document(folder / FILE_NAME, SCHEMA, report)
 
 
 def hash_weights(model: Any) -> str:
@@ -119,23 +132,11 @@ def _is_up_to_date(report_path: Path, keras_path: Path, fingerprint: str) -> boo
     )
 
 
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {out}: {error.strerror}; choose another folder with --out"
-        ) from error
-
-
 def _save_weights_only(model: Any, reference: ReferenceModel, path: Path) -> None:
     # A compiled model takes its optimizer's state along, three times the bytes.
     bare = reference.build()
     bare.set_weights(model.get_weights())
-    with replacing(path) as temporary:
-        bare.save(temporary)
+    bare.save(path)
 
 
 def _describe_model(

@@ -1,12 +1,14 @@
 """The engines that run model files, each in its own module, imported when a file needs it."""
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hemline.engines import coreml
-from hemline.engines.base import Arithmetic, Engine, Operation
+from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 ENTRY_POINTS = "hemline.engines"
 
@@ -49,7 +51,7 @@ def engine_for(path: Path, name: str | None = None) -> type[Engine]:
     if choices:
         return engine_named(path.suffix, name or next(iter(choices)))
     engine: type[Engine]
-    for point in entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix(".")):
+    for point in _plugged_in(path):
         try:
             engine = point.load()
         except ImportError as error:
@@ -81,19 +83,25 @@ def engine_names(path: Path) -> tuple[str, ...]:
 
 def is_model(path: Path) -> bool:
     """Tells whether `hemline.load` takes such a path: by its suffix, or as a folder."""
-    plugged_in = entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix("."))
-    return path.suffix in BUILT_IN or bool(plugged_in) or path.is_dir()
+    return path.suffix in BUILT_IN or bool(_plugged_in(path)) or path.is_dir()
+
+
+def _plugged_in(path: Path) -> "EntryPoints":
+    # A fifth of the time that a first prediction takes, and only files of other packages need it.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=ENTRY_POINTS, name=path.suffix.removeprefix("."))
 
 
 def stand_in(engine: str) -> str | None:
     """Returns the engine that judges the files of one that does not run on this system, if any."""
+    from hemline.engines import coreml
+
     return "coreml-reference" if engine == "coreml" and not coreml.runs_here() else None
 
 
 __all__ = [
-    "Arithmetic",
     "Engine",
-    "Operation",
     "engine_for",
     "engine_names",
     "is_model",

@@ -1,74 +1,19 @@
 """What Hemline asks of an engine."""
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
 from hemline.errors import ModelFileError
 from hemline.facts import TensorSpec
 
+if TYPE_CHECKING:
+    from hemline.engines.structure import FileStructure
+
 T = TypeVar("T")
-
-
-class Arithmetic(StrEnum):
-    """What an operator computes in."""
-
-    INTEGER = "integer"
-    # Weights stored as integers or a palette, values in floating point.
-    MIXED = "mixed"
-    FLOAT = "float"
-    # From one type or form to another: no arithmetic of the model's own.
-    CONVERSION = "conversion"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One operator of a model file.
-
-    Attributes:
-        kind: the format's name of it, such as `CONV_2D`.
-        name: of its first output.
-        arithmetic: what it computes in.
-        macs: multiply-accumulates for one sample: those of convolutions, matrix products and
-            recurrent layers; 0 for all else.
-        reads: the values it takes, constants left out.
-        writes: the values it makes.
-    """
-
-    kind: str
-    name: str
-    arithmetic: Arithmetic
-    macs: int
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStructure:
-    """What a model file says of itself.
-
-    Attributes:
-        inputs: its input tensors, in order.
-        outputs: its output tensors, in order.
-        operations: its operators, in order.
-        embedded_facts: the facts document inside it, or None if it has none.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    operations: tuple[Operation, ...]
-    embedded_facts: bytes | None
-
-    @property
-    def operators(self) -> Mapping[str, int]:
-        """How often each kind of operator stands in the file."""
-        return Counter(operation.kind for operation in self.operations)
 
 
 class Engine(ABC):
@@ -149,7 +94,7 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path) -> "FileStructure":
         """Reads a file's structure, which may need other packages than running it does.
 
         Raises:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure
+from hemline.engines.base import Engine
 from hemline.engines.litert import LiteRTEngine
+from hemline.engines.structure import FileStructure
 from hemline.errors import ModelFileError
 
 _ARRAY = re.compile(r"\bunsigned char \w+\[\] = \{([0-9a-fx,\s]*)\};")

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure
+from hemline.engines.base import Engine
+from hemline.engines.structure import FileStructure
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 from hemline.paths import require_inside

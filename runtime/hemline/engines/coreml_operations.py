@@ -7,8 +7,8 @@ point: see coremltools' guide, Optimizing Models.
 import math
 from typing import Any
 
-from hemline.engines.base import Arithmetic, Operation
 from hemline.engines.coreml import list_operations
+from hemline.engines.structure import Arithmetic, Operation
 
 # `classify` looks up labels.
 _CONVERSIONS = {"quantize", "dequantize", "cast", "classify"}

@@ -1,17 +1,19 @@
 """LiteRT, which runs .tflite files on phones, boards and desktops."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure
+from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
+
+if TYPE_CHECKING:
+    from hemline.engines.structure import FileStructure
 
 try:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -103,8 +105,9 @@ class LiteRTEngine(Engine):
                 return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
         return None
 
-    def describe(self) -> FileStructure:
+    def describe(self) -> "FileStructure":
         """Returns the file's structure."""
+        from hemline.engines.structure import FileStructure
         from hemline.engines.tflite_operations import read_operations
 
         return FileStructure(
@@ -115,11 +118,13 @@ class LiteRTEngine(Engine):
         )
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path) -> "FileStructure":
         return cls(path, threads=1).describe()
 
     @classmethod
     def version(cls) -> str:
+        from importlib.metadata import version
+
         return version("ai-edge-litert")
 
 

@@ -9,7 +9,7 @@ ONNX models (https://onnxruntime.ai/docs/performance/model-optimizations/quantiz
 import math
 from typing import Any
 
-from hemline.engines.base import Arithmetic, Operation
+from hemline.engines.structure import Arithmetic, Operation
 
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"}
 _INTEGERS = {"MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}

@@ -1,16 +1,17 @@
 """ONNX Runtime, which runs .onnx files."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from hemline.engines.base import Engine, FileStructure
-from hemline.engines.onnx_operations import read_operations
+from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
+
+if TYPE_CHECKING:
+    from hemline.engines.structure import FileStructure
 
 try:
     import onnxruntime
@@ -75,7 +76,10 @@ class ONNXRuntimeEngine(Engine):
         return None if text is None else text.encode()
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path) -> "FileStructure":
+        from hemline.engines.onnx_operations import read_operations
+        from hemline.engines.structure import FileStructure
+
         try:
             import onnx
         except ImportError as error:
@@ -92,6 +96,8 @@ class ONNXRuntimeEngine(Engine):
 
     @classmethod
     def version(cls) -> str:
+        from importlib.metadata import version
+
         return version("onnxruntime")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from hemline.engines.base import Arithmetic, Operation
+from hemline.engines.structure import Arithmetic, Operation
 
 _KINDS = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
 _FLOATS = {schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64}
