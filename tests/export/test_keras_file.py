@@ -9,7 +9,6 @@ from keras.src.backend.common import global_state
 import hemline
 from hemline.cli import main
 from hemline.errors import ModelFileError
-from hemline.inspection import inspect
 from hemline_export import keras_file
 from hemline_export.backend import keras
 from hemline_export.keras_engine import KerasEngine
@@ -46,7 +45,7 @@ def test_an_archive_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_lambda_layer_is_refused(save: Any) -> None:
     path = save(layers.Flatten(), layers.Lambda(lambda x: x * 2), layers.Dense(3))
-    for opened in (load_keras, hemline.load, inspect, lambda p: KerasEngine(p, threads=1)):
+    for opened in (load_keras, hemline.load, lambda path: KerasEngine(path, threads=1)):
         with pytest.raises(
             ModelFileError,
             match=r"m\.keras has Lambda layers, whose code runs when it is loaded; .* hemline "

@@ -167,6 +167,7 @@ def test_what_is_asked_for_is_measured(measured: Measured, capsys: Captured) -> 
         "compute_units": ("CPU_AND_NE", "ALL", "CPU_ONLY"),
         "with_peers": False,
         "with_memory": True,
+        "trust": False,
     }
     words = ["--threads", "1,2,1", "--batch", "8", "--rounds", "3", "--peer"]
     run(capsys, "a", *words, "--compute-units", "ALL,CPU_ONLY")
