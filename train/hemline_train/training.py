@@ -54,8 +54,7 @@ def train(
         OutputError: `out` cannot be written; found out before training.
         HemlineError: training failed.
     """
-    reference = REFERENCE_MODELS.get(model_name)
-    if reference is None:
+    if model_name not in REFERENCE_MODELS:
         raise HemlineError(
             f"unknown model {model_name!r}, expected one of {', '.join(REFERENCE_MODELS)}"
         )
@@ -66,13 +65,13 @@ def train(
         show(f"{model_name}: up to date (same code, data and settings)", file=sys.stderr)
         return report_path
     with writing(out) as stage:
-        _fit_and_save(reference, preset, dataset, settings, fingerprint, versions, stage)
+        _fit_and_save(model_name, preset, dataset, settings, fingerprint, versions, stage)
         commit(stage, out)
     return out / FILE_NAME
 
 
 def _fit_and_save(
-    reference: ReferenceModel,
+    model_name: str,
     preset: Preset,
     dataset: Dataset,
     settings: TrainSettings,
@@ -82,13 +81,14 @@ def _fit_and_save(
 ) -> None:
     from hemline_train.fit import fit
 
+    reference = REFERENCE_MODELS[model_name]
     started_ns = time.perf_counter_ns()
-    with show_progress(reference.name, settings.epochs) as progress:
+    with show_progress(model_name, settings.epochs) as progress:
         model, curves = fit(reference, dataset, settings, progress)
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
     probabilities = model.predict(preprocess(dataset.test_images), batch_size=500, verbose=0)
     evaluation = evaluate(probabilities, dataset.test_labels, dataset.labels)
-    keras_path = folder / f"{reference.name}.float.keras"
+    keras_path = folder / f"{model_name}.float.keras"
     _save_weights_only(model, reference, keras_path)
     report = TrainingReport(
         facts=_describe_model(reference, preset, dataset, settings),
