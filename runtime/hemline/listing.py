@@ -50,7 +50,7 @@ def find_listed(path: Path) -> Listed | None:
         raise ManifestError(
             f"{document} is damaged ({error!r}): restore it, or export again"
         ) from error
-    return None if recorded is None else Listed(sha256=recorded, model=facts)
+    return None if recorded is None else Listed(sha256=str(recorded), model=facts)
 
 
 def check_sha256(path: Path, expected: str) -> None:
