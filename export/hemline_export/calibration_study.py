@@ -20,7 +20,7 @@ from hemline.console import end_progress, show_progress
 from hemline.errors import ExportError, HemlineError
 from hemline.facts import Task
 from hemline.host import peak_memory_bytes
-from hemline.paired import PairedResult
+from hemline.parity.paired import PairedResult
 from hemline.report import format_table
 from hemline.terminal import show
 from hemline_export.calibration import DEFAULT_COUNT, Ranges

@@ -24,7 +24,7 @@ from hemline.files import sha256
 from hemline.inspection import inspect
 from hemline.listing import check_sha256
 from hemline.manifest import read_manifest
-from hemline.measures import decibels
+from hemline.parity.measures import decibels
 from hemline.quiet import quiet
 from hemline.samples import resolve_samples
 from hemline.tensors import Quantizer, dequantize

@@ -27,10 +27,10 @@ from hemline.errors import (
 )
 from hemline.facts import InputFacts, ModelFacts, Preprocessing, Task
 from hemline.files import is_full, sha256, size_bytes
-from hemline.judgement import labels_of
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.model import Model, load
-from hemline.parity import FLOAT_PREDICTIONS
+from hemline.parity.judgement import labels_of
+from hemline.parity.verify import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
 from hemline_export.calibration import (
     draw_calibration,

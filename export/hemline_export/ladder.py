@@ -16,7 +16,7 @@ from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Task
 from hemline.manifest import Artifact, Manifest
-from hemline.paired import PairedResult, Verdict
+from hemline.parity.paired import PairedResult, Verdict
 from hemline_export.export import (
     LADDER,
     Described,

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hemline.judgement import labels_of
 from hemline.model import Model, load
-from hemline.paired import PairedResult, compare_paired
+from hemline.parity.judgement import labels_of
+from hemline.parity.paired import PairedResult, compare_paired
 from hemline.samples import Samples, resolve_samples
 from hemline_export.export import Prepared
 from hemline_export.keras_engine import KerasEngine

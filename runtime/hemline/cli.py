@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import hemline
-from hemline import bench, bench_command, doctor, golden, inspection, parity
+from hemline import doctor, golden, inspection
+from hemline.benchmark import command as bench_command
+from hemline.benchmark import run as bench
+from hemline.benchmark.timing import Schedule
 from hemline.bundled import bundled_model, bundled_models
 from hemline.console import (
     Commands,
@@ -35,13 +38,13 @@ from hemline.errors import HemlineError, InputError, ModelFileError
 from hemline.facts import Task
 from hemline.files import write_bytes
 from hemline.host import peak_memory_bytes
-from hemline.junit import format_junit
 from hemline.manifest import read_manifest
-from hemline.paired import Verdict
+from hemline.parity import verify as parity
+from hemline.parity.junit import format_junit
+from hemline.parity.paired import Verdict
 from hemline.pictures import read_picture
 from hemline.report import format_speed, format_table, mark_verdict, report
 from hemline.terminal import printable, show
-from hemline.timing import Schedule
 
 COMMANDS = "hemline.commands"
 

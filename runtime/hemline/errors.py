@@ -12,7 +12,7 @@ HemlineError
 ├── ExportError       a model cannot be converted as asked
 └── OutputError       a result cannot be written
 
-A missed tolerance is a result, not an error: see `hemline.parity`.
+A missed tolerance is a result, not an error: see `hemline.parity.verify`.
 """
 
 

@@ -19,13 +19,13 @@ from hemline.documents import read_document
 from hemline.engines import stand_in
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import ManifestError
-from hemline.execution import Job, run_jobs
 from hemline.facts import InputFacts, ModelFacts, Task
 from hemline.host import Host, describe_host
 from hemline.listing import check_sha256
 from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest
 from hemline.model import Model, check_embedded_facts
-from hemline.paired import Verdict
+from hemline.parity.execution import Job, run_jobs
+from hemline.parity.paired import Verdict
 
 SCHEMA = "hemline.golden/1"
 REPORT_SCHEMA = "hemline.selftest/1"

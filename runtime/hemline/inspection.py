@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 from hemline import guard
 from hemline.artifact_facts import EmbeddedFacts
 from hemline.audit import Audit, audit
-from hemline.coreml_device import plan_package
-from hemline.coreml_forecast import Forecast, forecast
-from hemline.coreml_plan import ComputePlan
+from hemline.coreml.device import plan_package
+from hemline.coreml.forecast import Forecast, forecast
+from hemline.coreml.plan import ComputePlan
 from hemline.documents import from_json
 from hemline.engines import engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here

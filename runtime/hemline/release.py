@@ -7,13 +7,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from hemline import bench_report, golden, parity
+from hemline import golden
+from hemline.benchmark import report as bench_report
 from hemline.commit import commit, writing
 from hemline.errors import HemlineError, ManifestError
 from hemline.facts import Task
 from hemline.listing import FILE_NAME, check_sha256
 from hemline.manifest import read_manifest
-from hemline.paired import Verdict
+from hemline.parity import verify as parity
+from hemline.parity.paired import Verdict
 from hemline.report import read_parity
 from hemline.terminal import show
 

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemline import bench_report, parity
-from hemline.bench_report import FileBench
+from hemline.benchmark import report as bench_report
+from hemline.benchmark.latency import Latency
+from hemline.benchmark.report import FileBench
+from hemline.benchmark.speed import Speed
 from hemline.documents import read_document
 from hemline.errors import ManifestError
 from hemline.facts import Task
-from hemline.latency import Latency
 from hemline.manifest import Manifest, read_manifest
-from hemline.parity import ArtifactParity, ParityReport
-from hemline.speed import Speed
+from hemline.parity import verify as parity
+from hemline.parity.verify import ArtifactParity, ParityReport
 from hemline.terminal import printable
 
 # What stands between the bytes and the verdict, by task.

@@ -15,8 +15,8 @@ from hemline.engines.c_source import CSourceEngine, read_array
 from hemline.errors import ChecksumError, ModelFileError
 from hemline.facts import Preprocessing
 from hemline.manifest import read_manifest
-from hemline.paired import Verdict
-from hemline.parity import verify
+from hemline.parity.paired import Verdict
+from hemline.parity.verify import verify
 from hemline_export.c_source import _escape, _identifier, _method, write_c_source
 from hemline_export.export import Described, export
 from hemline_export.recipes import Choices, select_recipes

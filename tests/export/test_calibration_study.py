@@ -8,7 +8,7 @@ import pytest
 
 from hemline.documents import to_json
 from hemline.facts import InputFacts, ModelFacts, Task
-from hemline.paired import compare_paired
+from hemline.parity.paired import compare_paired
 from hemline_export import calibration_study
 from hemline_export.backend import keras
 from hemline_export.calibration import Ranges

@@ -25,7 +25,7 @@ from hemline.files import sha256
 from hemline.golden import TOLERANCES, draw_inputs, read_golden, selftest
 from hemline.manifest import read_manifest
 from hemline.model import load
-from hemline.parity import verify
+from hemline.parity.verify import verify
 from hemline.samples import resolve_samples
 from hemline_export.backend import keras
 from hemline_export.export import Described, export

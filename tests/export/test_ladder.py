@@ -11,7 +11,7 @@ from hemline.documents import read_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing
 from hemline.manifest import read_manifest
-from hemline.parity import verify
+from hemline.parity.verify import verify
 from hemline_export import ladder as ladder_module
 from hemline_export.export import LADDER, Described, export
 from hemline_export.ladder import SCHEMA, Ladder, export_within

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import hemline
-from hemline.bench import bench
-from hemline.coreml_device import plan_package
+from hemline.benchmark.run import bench
+from hemline.benchmark.timing import Schedule
+from hemline.coreml.device import plan_package
 from hemline.engines.coreml import COMPUTE_UNITS
-from hemline.paired import Verdict
-from hemline.parity import verify
-from hemline.timing import Schedule
+from hemline.parity.paired import Verdict
+from hemline.parity.verify import verify
 
 pytestmark = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 

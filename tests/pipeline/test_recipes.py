@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemline.attribution import ENGINE
 from hemline.cli import main
 from hemline.engines.litert import LiteRTEngine
 from hemline.facts import Preprocessing
 from hemline.golden import selftest
-from hemline.paired import Verdict
-from hemline.parity import ParityReport, verify
+from hemline.parity.attribution import ENGINE
+from hemline.parity.paired import Verdict
+from hemline.parity.verify import ParityReport, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.recipes import select_recipes

@@ -14,8 +14,8 @@ from hemline.documents import read_document
 from hemline.golden import read_golden, selftest
 from hemline.manifest import Manifest, read_manifest
 from hemline.model import load
-from hemline.paired import Verdict
-from hemline.parity import FLOAT_PREDICTIONS, ParityReport, verify
+from hemline.parity.paired import Verdict
+from hemline.parity.verify import FLOAT_PREDICTIONS, ParityReport, verify
 from hemline.samples import Samples, resolve_samples
 from hemline_train.report import FILE_NAME, SCHEMA, TrainingReport
 

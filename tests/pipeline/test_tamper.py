@@ -20,7 +20,7 @@ from hemline.errors import ChecksumError, ManifestError
 from hemline.facts import Preprocessing
 from hemline.files import sha256
 from hemline.golden import selftest
-from hemline.parity import ArtifactParity, verify
+from hemline.parity.verify import ArtifactParity, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.freeze import freeze

@@ -20,7 +20,7 @@ from hemline.facts import Preprocessing
 from hemline.files import sha256
 from hemline.golden import read_golden, selftest
 from hemline.manifest import read_manifest, write_manifest
-from hemline.parity import SCHEMA, ArtifactParity, ParityReport, verify
+from hemline.parity.verify import SCHEMA, ArtifactParity, ParityReport, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.recipes import RECIPES, Choices, Recipe, select_recipes

@@ -16,20 +16,20 @@ from hemline.artifact_facts import (
     EmbeddedFacts,
     IntegerPromise,
 )
-from hemline.bench_report import SCHEMA as BENCH_SCHEMA
-from hemline.bench_report import BenchReport, FileBench
+from hemline.benchmark.latency import summarize_latency
+from hemline.benchmark.report import SCHEMA as BENCH_SCHEMA
+from hemline.benchmark.report import BenchReport, FileBench
+from hemline.benchmark.timing import Clock, Schedule
 from hemline.documents import encode, write_document
 from hemline.facts import DatasetRef, InputFacts, ModelFacts, Preprocessing, QuantParams, TensorSpec
 from hemline.files import sha256
 from hemline.golden import SCHEMA as GOLDEN_SCHEMA
 from hemline.golden import Golden, GoldenArtifact, GoldenFloat
 from hemline.host import Host, Machine
-from hemline.latency import summarize_latency
 from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest, write_manifest
-from hemline.paired import compare_paired
-from hemline.parity import SCHEMA as PARITY_SCHEMA
-from hemline.parity import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
-from hemline.timing import Clock, Schedule
+from hemline.parity.paired import compare_paired
+from hemline.parity.verify import SCHEMA as PARITY_SCHEMA
+from hemline.parity.verify import ArtifactParity, DataRecord, FloatParity, ParityReport, verify
 from hemline_export.recipes import RECIPES
 
 Restate = Callable[[Path, Callable[[EmbeddedFacts], EmbeddedFacts]], None]

@@ -14,7 +14,7 @@ from hemline.cli import main
 from hemline.engines import engine_for, tflite_operations
 from hemline.engines.structure import Arithmetic, Operation
 from hemline.inspection import inspect
-from hemline.parity import verify
+from hemline.parity.verify import verify
 
 WHOLE = IntegerPromise(operators=1.0, macs=1.0)
 

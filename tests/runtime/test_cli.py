@@ -18,7 +18,7 @@ from hemline.bundled import bundled_model
 from hemline.cli import main, paint
 from hemline.documents import read_document
 from hemline.golden import SelftestReport
-from hemline.parity import ParityReport
+from hemline.parity.verify import ParityReport
 from hemline.pictures import read_picture
 from hemline.report import format_speed
 

@@ -15,7 +15,8 @@ from coremltools.converters.mil.mil import types
 from numpy.typing import NDArray
 
 import hemline
-from hemline.bench import bench
+from hemline.benchmark.run import bench
+from hemline.benchmark.timing import Schedule
 from hemline.cli import main
 from hemline.engines import engine_for
 from hemline.engines.coreml import list_operations
@@ -25,7 +26,6 @@ from hemline.errors import (
     ModelFileError,
     UnknownOperationError,
 )
-from hemline.timing import Schedule
 
 Array = NDArray[Any]
 SAMPLES = 3

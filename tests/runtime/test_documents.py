@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hemline.artifact_facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts
-from hemline.bench_report import SCHEMA as BENCH_SCHEMA
-from hemline.bench_report import BenchReport
+from hemline.benchmark.report import SCHEMA as BENCH_SCHEMA
+from hemline.benchmark.report import BenchReport
 from hemline.documents import decode, encode, read_document, write_document
 from hemline.errors import ManifestError, OutputError
 from hemline.facts import ModelFacts
@@ -16,8 +16,8 @@ from hemline.golden import SCHEMA as GOLDEN_SCHEMA
 from hemline.golden import Golden
 from hemline.listing import SCHEMA as MANIFEST_SCHEMA
 from hemline.manifest import Manifest
-from hemline.parity import SCHEMA as PARITY_SCHEMA
-from hemline.parity import ParityReport
+from hemline.parity.verify import SCHEMA as PARITY_SCHEMA
+from hemline.parity.verify import ParityReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

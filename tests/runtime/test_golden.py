@@ -210,7 +210,7 @@ def test_an_engine_that_is_missing_here(folder: Path, monkeypatch: pytest.Monkey
             raise EngineUnavailableError("no ONNX Runtime")
         return hemline.load(path, engine=engine)
 
-    monkeypatch.setattr("hemline.execution.load", load)
+    monkeypatch.setattr("hemline.parity.execution.load", load)
     report = selftest(folder)
     assert report.verdicts()[:3] == ["PASS", "PASS", "NOT_RUN"]
     assert report.artifacts[2].reason == "no ONNX Runtime"

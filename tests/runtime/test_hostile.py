@@ -18,7 +18,7 @@ from hemline.artifact_facts import EmbeddedFacts
 from hemline.cli import main, show_progress
 from hemline.documents import read_document, write_document
 from hemline.manifest import read_manifest, write_manifest
-from hemline.parity import FILE_NAME, SCHEMA, ParityReport
+from hemline.parity.verify import FILE_NAME, SCHEMA, ParityReport
 from hemline.report import format_table
 
 # Clears the screen, colours, starts the line anew, makes a row, turns the text round, rings.

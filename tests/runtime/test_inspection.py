@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hemline.coreml_plan import ComputePlan, OpPlacement
+from hemline.coreml.plan import ComputePlan, OpPlacement
 from hemline.documents import encode
 from hemline.errors import ManifestError, ModelFileError
 from hemline.files import sha256

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hemline.benchmark.latency import summarize_latency
 from hemline.errors import ManifestError
 from hemline.files import sha256
-from hemline.latency import summarize_latency
 from hemline.manifest import read_manifest
 from hemline.report import format_table, read_parity, report
 

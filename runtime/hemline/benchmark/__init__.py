@@ -1,0 +1,1 @@
+"""`hemline bench`: calls timed in turns, their statistics, the report, and comparisons."""
