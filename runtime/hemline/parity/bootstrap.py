@@ -21,7 +21,7 @@ SEED = 0
 # Efron and Tibshirani ask for 1,000 or more for an interval. With these the share of draws beyond
 # a one-sided 95 % end, 5 %, is known with a standard error of 0.34 %.
 RESAMPLES = 4_000
-# Draws of fewer samples say too little of the tails: see tests/runtime/test_bootstrap.py.
+# Draws of fewer samples say too little of the tails: see tests/runtime/parity/test_bootstrap.py.
 LEAST_SAMPLES = 50
 
 # How many drawn samples are held at a time, to bound memory.
