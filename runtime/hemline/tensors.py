@@ -4,14 +4,18 @@ Both ends of a quantized file are tables: a uint8 pixel has 256 values and an in
 256, so each is worked out once, and a call only looks them up.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hemline.errors import InputError, ModelFileError
 from hemline.facts import InputFacts, QuantParams, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Values computed by another route may miss the range by rounding, not by more than this share.
 _RANGE_SLACK = 1e-3

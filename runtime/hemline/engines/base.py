@@ -1,16 +1,18 @@
 """What Hemline asks of an engine."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from numpy.typing import NDArray
-
 from hemline.errors import ModelFileError
 from hemline.facts import TensorSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hemline.engines.structure import FileStructure
 
 T = TypeVar("T")
@@ -94,7 +96,7 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def structure(cls, path: Path) -> "FileStructure":
+    def structure(cls, path: Path) -> FileStructure:
         """Reads a file's structure, which may need other packages than running it does.
 
         Raises:

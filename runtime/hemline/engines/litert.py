@@ -1,18 +1,21 @@
 """LiteRT, which runs .tflite files on phones, boards and desktops."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hemline.engines.structure import FileStructure
 
 try:
@@ -105,7 +108,7 @@ class LiteRTEngine(Engine):
                 return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
         return None
 
-    def describe(self) -> "FileStructure":
+    def describe(self) -> FileStructure:
         """Returns the file's structure."""
         from hemline.engines.structure import FileStructure
         from hemline.engines.tflite_operations import read_operations
@@ -118,7 +121,7 @@ class LiteRTEngine(Engine):
         )
 
     @classmethod
-    def structure(cls, path: Path) -> "FileStructure":
+    def structure(cls, path: Path) -> FileStructure:
         return cls(path, threads=1).describe()
 
     @classmethod

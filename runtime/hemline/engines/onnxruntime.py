@@ -1,16 +1,18 @@
 """ONNX Runtime, which runs .onnx files."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from numpy.typing import NDArray
 
 from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hemline.engines.structure import FileStructure
 
 try:
@@ -76,7 +78,7 @@ class ONNXRuntimeEngine(Engine):
         return None if text is None else text.encode()
 
     @classmethod
-    def structure(cls, path: Path) -> "FileStructure":
+    def structure(cls, path: Path) -> FileStructure:
         from hemline.engines.onnx_operations import read_operations
         from hemline.engines.structure import FileStructure
 
