@@ -96,7 +96,10 @@ def _header(name: str, path: Path, content: bytes, facts: EmbeddedFacts) -> Iter
     yield ""
     pixels = facts.model.input.preprocessing
     if pixels is not None:
-        yield f"// A pixel p of 0 to 255 is the input value (p - {pixels.mean:g}) / {pixels.std:g}."
+        yield "// A pixel of 0 to 255 stands for the real input (pixel - mean) / std."
+        yield f"#define {upper}_PIXEL_MEAN {pixels.mean:.9e}f"
+        yield f"#define {upper}_PIXEL_STD {pixels.std:.9e}f"
+        yield ""
     for role, spec in (("INPUT", facts.artifact.input), ("OUTPUT", facts.artifact.output)):
         yield from _border(f"{upper}_{role}", spec)
     operations = LiteRTEngine(path, 1, content=content).describe().operators

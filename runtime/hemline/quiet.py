@@ -4,17 +4,24 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Every thread writes to the same stderr, so only one at a time may turn it aside and back.
+_turn = threading.RLock()
 
 
 @contextmanager
 def held_back() -> Iterator[bytearray]:
-    """Holds back what native code writes to stderr; at the end it is in the array given."""
+    """Holds back what native code writes to stderr; at the end it is in the array given.
+
+    Other threads wait for their turn to do so.
+    """
     said = bytearray()
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _turn, tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield said

@@ -22,6 +22,8 @@ from hemline_export.export import Described, export
 from hemline_export.recipes import Choices, select_recipes
 
 LABELS = ('a"b', "c\\d", "émeu", "what??/", "{};", "6", "7", "8", "9", "10")
+# More digits than `:g` would show.
+PIXELS = Preprocessing(mean=0.0001234567, std=254.9987)
 MICRO = find_spec("tflite_micro") is not None
 needs_micro = pytest.mark.skipif(not MICRO, reason="tflite-micro is for Linux on x86-64")
 
@@ -35,9 +37,7 @@ def made(separable_keras: Path, garments: Path, tmp_path_factory: pytest.TempPat
         str(garments / "train.npz"),
         out,
         recipes=select_recipes("int8,micro"),
-        described=Described(
-            labels=LABELS, preprocessing=Preprocessing(mean=0.0, std=255.0), floor_accuracy=0.5
-        ),
+        described=Described(labels=LABELS, preprocessing=PIXELS, floor_accuracy=0.5),
         choices=Choices(calibration_count=100),
     )
     return out
@@ -76,6 +76,7 @@ int main() {
     printf("%d %d\\n", SEPARABLE_INPUT_SIZE, SEPARABLE_OUTPUT_SIZE);
     printf("%.9g %d\\n", (double)SEPARABLE_INPUT_SCALE, SEPARABLE_INPUT_ZERO_POINT);
     printf("%.9g %d\\n", (double)SEPARABLE_OUTPUT_SCALE, SEPARABLE_OUTPUT_ZERO_POINT);
+    printf("%.9g %.9g\\n", (double)SEPARABLE_PIXEL_MEAN, (double)SEPARABLE_PIXEL_STD);
     printf("%d\\n", (int)((uintptr_t)separable_model % 16));
     for (int i = 0; i < SEPARABLE_LABEL_COUNT; ++i) printf("%s\\n", separable_labels[i]);
     fwrite(separable_model, 1, separable_model_len, stderr);
@@ -92,7 +93,7 @@ def test_it_compiles_and_holds_the_model(made: Path, source: Path, tmp_path: Pat
     subprocess.run(["g++", *strict, f"-I{source}", *files, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, check=True)
     assert done.stderr == read_array(source)
-    count, sizes, given, taken, offset, *labels = done.stdout.decode().splitlines()
+    count, sizes, given, taken, pixels, offset, *labels = done.stdout.decode().splitlines()
     artifact = next(a for a in read_manifest(made).artifacts if a.file == source.name)
     settings = artifact.facts.settings
     assert count == f"5 5 {settings['arena_bytes'] if MICRO else 1}"
@@ -102,6 +103,8 @@ def test_it_compiles_and_holds_the_model(made: Path, source: Path, tmp_path: Pat
         assert spec.quantization is not None
         assert float(scale) == pytest.approx(spec.quantization.scale, rel=1e-8)
         assert int(zero) == spec.quantization.zero_point
+    found = [np.float32(number) for number in pixels.split()]
+    assert found == [np.float32(number) for number in (PIXELS.mean, PIXELS.std)]
     assert offset == "0"
     assert tuple(labels) == LABELS
 

@@ -89,9 +89,22 @@ def test_an_operator_that_it_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_open_shapes_are_refused(tmp_path: Path) -> None:
-    path = save_tflite(tmp_path / "open.tflite", lambda x: x + 1.0, None, 3)
-    with pytest.raises(ModelFileError, match="takes fixed shapes only"):
+    path = save_tflite(tmp_path / "open.tflite", lambda x: x + 1.0, 3, None)
+    with pytest.raises(ModelFileError, match="takes fixed shapes only, and that of the input x"):
         MicroEngine(path, threads=1)
+
+
+def test_an_open_batch_is_of_one_sample(tmp_path: Path) -> None:
+    """As TensorFlow Lite Micro reads what converters make of a Keras model by default."""
+    path = save_tflite(
+        tmp_path / "batch.tflite", lambda x: tensorflow.reshape(x, (-1, 6)) + 1.0, None, 2, 3
+    )
+    assert hemline.load(path).info.inputs[0].shape == (None, 2, 3)
+    model = hemline.load(path, engine="micro")
+    (source,), (result,) = model.info.inputs, model.info.outputs
+    assert (source.shape, result.shape) == ((1, 2, 3), (1, 6))
+    found = model.run(np.arange(6, dtype=np.float32).reshape(1, 2, 3))
+    assert found.tolist() == [[1, 2, 3, 4, 5, 6]]
 
 
 def test_inspect_says_whether_a_file_runs(
@@ -104,7 +117,7 @@ def test_inspect_says_whether_a_file_runs(
     assert main(["inspect", str(exported / INT8)]) == 0
     line = f"runs in TensorFlow Lite Micro, in an arena of {found.arena_bytes:,} bytes here"
     assert f"micro      {line}" in capsys.readouterr().out.splitlines()
-    path = save_tflite(tmp_path / "open.tflite", lambda x: x + 1.0, None, 3)
+    path = save_tflite(tmp_path / "open.tflite", lambda x: x + 1.0, 3, None)
     found = inspect(path).micro
     assert found is not None
     assert found.arena_bytes is None

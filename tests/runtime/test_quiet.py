@@ -1,8 +1,9 @@
 import os
+import threading
 
 import pytest
 
-from hemline.quiet import quiet
+from hemline.quiet import held_back, quiet
 
 
 def test_native_chatter_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
@@ -21,3 +22,34 @@ def test_it_is_shown_if_the_block_raises(capfd: pytest.CaptureFixture[str]) -> N
     with pytest.raises(RuntimeError):
         fail()
     assert capfd.readouterr().err == "the reason"
+
+
+def test_threads_take_turns_and_leave_stderr_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    inside, leave = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def first() -> None:
+        with held_back():
+            inside.set()
+            leave.wait()
+            order.append("first")
+
+    def second() -> None:
+        inside.wait()
+        with held_back() as said:
+            order.append("second")
+            os.write(2, b"chatter")
+        assert said == b"chatter"
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    # A second that did not wait its turn would be done by then.
+    threads[1].join(0.2)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    os.write(2, b"after")
+    assert order == ["first", "second"]
+    assert capfd.readouterr().err == "after"

@@ -5,6 +5,7 @@ Its kernels here are the portable reference ones; a board may have faster ones, 
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from hemline.engines.litert import LiteRTEngine
 from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.facts import TensorSpec
 from hemline.quiet import held_back
 
 try:
@@ -34,15 +36,21 @@ _TOTAL = re.compile(rb"Arena allocation total (\d+) bytes")
 class MicroEngine(LiteRTEngine):
     """A .tflite file in TensorFlow Lite Micro, one sample at a time, in one thread.
 
-    Tensor names and facts are read by LiteRT.
+    Tensor names and facts are read by LiteRT. It keeps Python's lock while it computes.
     """
 
     name: ClassVar[str] = "micro"
 
     def __init__(self, path: Path, threads: int, *, content: bytes | None = None) -> None:
         super().__init__(path, threads, content=content)
-        if not self._is_fixed:
-            raise ModelFileError(f"{path}: TensorFlow Lite Micro takes fixed shapes only")
+        self.inputs = _lay_out(self.inputs, self._interpreter.get_input_details())
+        self.outputs = _lay_out(self.outputs, self._interpreter.get_output_details())
+        for spec in self.inputs:
+            if None in spec.shape:
+                raise ModelFileError(
+                    f"{path}: TensorFlow Lite Micro takes fixed shapes only, and that of the "
+                    f"input {spec.name} is open beyond the batch: fix it, and convert again"
+                )
         with held_back() as said:
             micro = _open(self._content, _ARENA_BYTES)
         if micro is None:
@@ -90,6 +98,16 @@ class MicroEngine(LiteRTEngine):
     @classmethod
     def version(cls) -> str:
         return version("tflite-micro")
+
+
+def _lay_out(
+    specs: tuple[TensorSpec, ...], details: Sequence[dict[str, Any]]
+) -> tuple[TensorSpec, ...]:
+    """Returns tensors whose batch is open as TFLM takes them: of the file's own size, mostly 1."""
+    return tuple(
+        replace(spec, shape=(int(one["shape"][0]), *spec.shape[1:])) if spec.shape else spec
+        for spec, one in zip(specs, details, strict=True)
+    )
 
 
 def _open(content: bytes, arena_bytes: int) -> Any:

@@ -59,8 +59,9 @@ def run_jobs(
 ) -> list[Run]:
     """Runs each job on all images, as many at a time as there are cores.
 
-    Engines let go of Python's lock while they compute, so threads are enough; but Core ML, whose
-    failures may kill their process, runs in children, one after the other.
+    Engines let go of Python's lock while they compute, TensorFlow Lite Micro aside, so threads are
+    enough; but Core ML, whose failures may kill their process, runs in children, one after the
+    other.
 
     Args:
         jobs: what to run.
