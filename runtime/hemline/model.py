@@ -33,8 +33,8 @@ _CHUNK = 256
 _FIRST_CHOICE = "int8"
 
 
-# Not frozen, as that would make it cost a third of a microsecond more, in every call.
-@dataclass(slots=True, kw_only=True, eq=False)
+# Neither frozen nor keyword-only: each would cost a third of a microsecond more, in every call.
+@dataclass(slots=True, eq=False)
 class Prediction:
     """What a classifier says of n images.
 
@@ -161,7 +161,7 @@ class Model:
                 f"{self.path.name} is for the task {self.require_facts().task}, not "
                 "classification, so it has no classes to predict: use outputs()"
             )
-        return Prediction(probabilities=probabilities, class_names=self._labels)
+        return Prediction(probabilities, self._labels)
 
     def outputs(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Runs one image or a batch, whatever the task.
