@@ -333,7 +333,8 @@ def load(
             one.
         engine: what runs it; None for the suffix's own. An .mlpackage runs in `coreml` on macOS;
             `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
-            the last bit. `litert-builtin` runs a .tflite file without XNNPACK.
+            the last bit. `litert-builtin` runs a .tflite file without XNNPACK, `micro` in
+            TensorFlow Lite Micro.
         threads: how many threads the engine may use, at least 1.
         compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
             or CPU_AND_GPU.
