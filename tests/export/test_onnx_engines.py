@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from hemline.engines.onnxruntime import EXACT_INTEGERS
 from hemline.golden import TOLERANCES
 from hemline.manifest import read_manifest
 from hemline.samples import resolve_samples
@@ -33,7 +34,9 @@ RELEASED = Path(__file__).parents[2] / "artifacts" / "fashion_mnist"
 
 
 def run_in_onnxruntime(content: bytes) -> Run:
-    session = onnxruntime.InferenceSession(content)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_INTEGERS)
+    session = onnxruntime.InferenceSession(content, options)
     name = session.get_inputs()[0].name
     return lambda sample: session.run(None, {name: sample})[0]
 

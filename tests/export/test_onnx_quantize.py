@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
+from hemline.engines.onnxruntime import EXACT_INTEGERS
 from hemline.errors import ExportError
 from hemline_export.backend import keras
 from hemline_export.calibration import Ranges
@@ -41,7 +42,9 @@ def draw(count: int, shape: tuple[int, ...]) -> Samples:
 
 
 def run(content: bytes, samples: Samples) -> Samples:
-    session = onnxruntime.InferenceSession(content)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_INTEGERS)
+    session = onnxruntime.InferenceSession(content, options)
     return np.concatenate([session.run(None, {"x": x[np.newaxis]})[0] for x in samples])
 
 

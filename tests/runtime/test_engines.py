@@ -150,6 +150,37 @@ def test_an_onnx_type_that_is_not_known(tmp_path: Path) -> None:
         hemline.load(tmp_path / "a.onnx")
 
 
+def test_integers_add_up_on_every_processor(tmp_path: Path) -> None:
+    """Eight products of 1 and 1, all on grids of 127 steps: in 16 bits the sum would overflow."""
+    grids = {"w8": np.full((8, 3), 127, np.int8), "zero": np.int8(0)}
+    grids |= {"step": np.float32(1 / 127), "wide": np.float32(8 / 127)}
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+
+    def pair(name: str, step: str) -> list[Any]:
+        return [
+            make("QuantizeLinear", [name, step, "zero"], [f"{name}_q"]),
+            make("DequantizeLinear", [f"{name}_q", step, "zero"], [f"{name}_dq"]),
+        ]
+
+    graph = onnx.helper.make_graph(
+        [
+            *pair("x", "step"),
+            make("DequantizeLinear", ["w8", "step", "zero"], ["w"]),
+            make("MatMul", ["x_dq", "w"], ["y"]),
+            *pair("y", "wide"),
+        ],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, [1, 8])],
+        [value("y_dq", onnx.TensorProto.FLOAT, [1, 3])],
+        [onnx.numpy_helper.from_array(grid, name) for name, grid in grids.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    path = tmp_path / "a.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    found = ONNXRuntimeEngine(path, threads=1).run(np.ones((1, 8), np.float32))
+    assert found.tolist() == [[8.0, 8.0, 8.0]]
+
+
 class Mac:
     """Core ML as coremltools shows it on a Mac: reads the real package, predicts a fixed answer."""
 

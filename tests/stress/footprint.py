@@ -79,6 +79,7 @@ ONNXRUNTIME = """
 import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
+options.add_session_config_entry("session.x64quantprecision", "1")
 session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 source = session.get_inputs()[0]
 values = ((pixels.reshape(1, 28, 28, 1).astype(np.float32) - mean) / std).astype(np.float32)

@@ -139,9 +139,13 @@ def _onnxruntime_alone(
 ) -> Callable[[Any], object]:
     import onnxruntime
 
+    from hemline.engines.onnxruntime import EXACT_INTEGERS
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # The same arithmetic, so that what the engine adds is all that differs.
+    options.add_session_config_entry(*EXACT_INTEGERS)
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"], enable_fallback=False
     )
