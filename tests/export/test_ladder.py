@@ -19,6 +19,8 @@ from hemline_export.recipes import RECIPES, Choices, Recipe, select_recipes
 
 DESCRIBED = Described(preprocessing=Preprocessing(mean=0.0, std=255.0))
 CHOICES = Choices(calibration_count=50)
+# In points: any int8 file that works clears it, and one that guesses does not.
+WIDE = 30.0
 
 
 def climb(keras_file: Path, garments: Path, out: Path, target: float, **more: Any) -> Any:
@@ -31,9 +33,9 @@ def test_the_first_rung_that_clears_is_exported(
     separable_keras: Path, garments: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    manifest, ladder = climb(separable_keras, garments, out, 10.0)
+    manifest, ladder = climb(separable_keras, garments, out, WIDE)
     assert (ladder.chosen, ladder.clears, len(ladder.rungs)) == ("int8", True, 1)
-    assert ladder.rungs[0].paired.margin_pt == 10.0
+    assert ladder.rungs[0].paired.margin_pt == WIDE
     # A tenth of 2,000 samples is held out, and calibration is not among it.
     assert ladder.count == ladder.rungs[0].paired.n == 200
     assert [a.file for a in manifest.artifacts] == [
@@ -101,7 +103,7 @@ def test_validation_samples_of_ones_own(
     with np.load(garments / "test.npz") as data:
         np.savez(tmp_path / "v.npz", images=data["images"][:300], labels=data["labels"][:300])
     _, ladder = climb(
-        separable_keras, garments, tmp_path / "o", 20.0, validation=str(tmp_path / "v.npz")
+        separable_keras, garments, tmp_path / "o", WIDE, validation=str(tmp_path / "v.npz")
     )
     assert (ladder.count, ladder.validation) == (300, "v.npz")
 
@@ -109,7 +111,7 @@ def test_validation_samples_of_ones_own(
 def test_a_plain_export_takes_the_ladder_away(
     separable_keras: Path, garments: Path, tmp_path: Path
 ) -> None:
-    climb(separable_keras, garments, tmp_path / "o", 10.0)
+    climb(separable_keras, garments, tmp_path / "o", WIDE)
     export(
         separable_keras,
         str(garments / "train.npz"),

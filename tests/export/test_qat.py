@@ -38,18 +38,23 @@ def samples() -> TuningSamples:
     )
 
 
-@pytest.fixture(scope="module")
-def lopsided(samples: TuningSamples) -> Any:
-    """A trained classifier whose largest hidden value is 100 times too large, to no effect."""
-    # Before the layers are made: each draws the seed of its weights then.
-    keras.utils.set_random_seed(1)
-    model = build(
+def build_dense() -> Any:
+    return build(
         layers.Flatten(),
         layers.Dense(24, activation="relu"),
         layers.Dense(10, activation="softmax"),
     )
-    model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
-    model.fit(samples.values, samples.labels, 64, 15, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def lopsided(trained: Any, samples: TuningSamples) -> Any:
+    """A trained classifier whose largest hidden value is 100 times too large, to no effect."""
+
+    def fit(model: Any) -> None:
+        model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
+        model.fit(samples.values, samples.labels, 64, 15, verbose=0)
+
+    model = trained("dense", build_dense, fit)
     kernel, bias, classes, class_bias = model.get_weights()
     hidden = samples.values.reshape(len(samples.values), -1) @ kernel + bias
     largest = int(hidden.max(axis=0).argmax())
@@ -88,15 +93,16 @@ def lay(model: Any, values: Any) -> Any:
 def test_training_wins_back_what_quantization_cost(
     lopsided: Any, samples: TuningSamples, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(qat, "LEARNING_RATE", 3e-3)
-    monkeypatch.setattr(qat, "EPOCHS", 8)
+    monkeypatch.setattr(qat, "LEARNING_RATE", 0.01)
+    monkeypatch.setattr(qat, "EPOCHS", 16)
     calibration = samples.values[:200]
     in_float = validation_loss(lopsided, samples)
     quantized, settings = train_quantized(lopsided, calibration, samples)
     untrained, trained = (
         float(settings[key]) for key in ("validation_loss_untrained", "validation_loss")
     )
-    assert untrained > in_float + 0.5
+    # Six seeds lose 3 to 9 times their loss, and win 70 to 89 % of that back.
+    assert untrained > 1.5 * in_float
     assert trained < (untrained + in_float) / 2
 
     def accuracy(content: bytes) -> float:

@@ -1,12 +1,13 @@
 """Every recipe that needs no training, on a model that is neither reference model."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import hemline
 from hemline.cli import main
 from hemline.engines.litert import LiteRTEngine
 from hemline.facts import Preprocessing
@@ -17,6 +18,21 @@ from hemline.parity.verify import ParityReport, verify
 from hemline_export.backend import keras
 from hemline_export.export import Described, export
 from hemline_export.recipes import select_recipes
+
+# By how much one class may lead the next, in probability, and lose the lead to a recipe. A lead of
+# p is ln((1 + p) / (1 − p)) in logits where the two share all: 0.04, 0.4 and 0.85. Float16 rounds
+# by 2⁻¹¹ of a value, 8 bits by 1/254 of a channel's largest weight or 1/510 of a layer's range,
+# which is 0.05 in logits that span 25. Six seeds lose leads of 0.003, 0.06 and 0.16 at most; a
+# wrong scale loses those of 0.9.
+FLOAT16, WEIGHTS, INTEGERS = 0.02, 0.2, 0.4
+LOST_LEADS = {
+    "float32": 1e-4,
+    "float16": FLOAT16,
+    "dynamic": WEIGHTS,
+    "int8w": WEIGHTS,
+    "int16x8": WEIGHTS,
+    "int8": INTEGERS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +51,37 @@ def parity(folder: Path, garments: Path, tmp_path_factory: pytest.TempPathFactor
     return verify(folder, str(path))
 
 
-def recipes(parity: ParityReport) -> Iterator[tuple[str, float]]:
+def check_leads(
+    folder: Path, parity: ParityReport, images: Any, coarse: dict[str, float]
+) -> set[str]:
+    """Holds files to the leads that they may lose, coarse ones to an agreement; returns all."""
+    with np.load(folder / "float_predictions.npz") as predictions:
+        reference = predictions["outputs"]
+    ranked = np.sort(reference, axis=1)
+    leads, files = ranked[:, -1] - ranked[:, -2], set()
+    # Or there would be nothing to lose.
+    assert (leads > INTEGERS).sum() > 100
     for artifact in parity.artifacts:
         assert artifact.agreement is not None, artifact.reason
-        yield artifact.file.removeprefix("separable."), artifact.agreement
+        files.add(file := artifact.file.partition(".")[2])
+        if file in coarse:
+            assert artifact.agreement > coarse[file]
+            continue
+        model = hemline.load(folder / artifact.file, engine=artifact.engine)
+        lost = leads[model.predict(images).indices != reference.argmax(axis=1)]
+        assert lost.max(initial=0) < LOST_LEADS[artifact.recipe], file
+    return files
 
 
-def test_every_file_runs_and_hardly_changes_a_class(parity: ParityReport) -> None:
-    agreements = dict(recipes(parity))
-    assert {"float16.tflite", "dynamic.tflite", "int16x8.tflite"} <= agreements.keys()
-    assert {"int8w.mlpackage", "pal4.mlpackage"} <= agreements.keys()
-    # A model of 500 weights has none to spare for a palette of 16.
-    least = {"pal4.mlpackage": 0.6, "int8.tflite": 0.9}
-    for file, agreement in agreements.items():
-        assert agreement >= least.get(file, 0.98), file
+def test_every_file_runs_and_hardly_changes_a_class(
+    folder: Path, parity: ParityReport, garments: Path
+) -> None:
+    with np.load(garments / "test.npz") as data:
+        # A model of 500 weights has none to spare for a palette of 16: six seeds agree in 0.80 to
+        # 0.92, a guess in 0.1.
+        coarse = {"pal4.mlpackage": 0.5}
+        files = check_leads(folder, parity, data["images"][:500], coarse)
+    assert files == {recipe.name + recipe.suffix for recipe in select_recipes()}
 
 
 def test_int16_files_are_not_run_in_litert_twice(parity: ParityReport) -> None:
@@ -81,11 +114,9 @@ def test_weight_compression_is_called_that(
     assert settings["compression"] == compression
 
 
-@pytest.mark.slow
-def test_an_lstm_keeps_its_accuracy(garments: Path, tmp_path: Path) -> None:
+def build_lstm() -> Any:
     layers = keras.layers
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
             layers.Reshape((28, 28)),
@@ -93,24 +124,22 @@ def test_an_lstm_keeps_its_accuracy(garments: Path, tmp_path: Path) -> None:
             layers.Dense(10, activation="softmax"),
         ]
     )
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    with np.load(garments / "train.npz") as data:
-        model.fit(data["images"] / np.float32(255), data["labels"], 64, 10, verbose=0)
-    model.save(tmp_path / "lstm.keras")
+
+
+@pytest.mark.slow
+def test_an_lstm_keeps_its_accuracy(
+    trained: Any, fit_garments: Any, garments: Path, tmp_path: Path
+) -> None:
+    trained("lstm", build_lstm, fit_garments).save(tmp_path / "lstm.keras")
     described = Described(preprocessing=Preprocessing(mean=0.0, std=255.0), floor_accuracy=0.7)
     train, test = str(garments / "train.npz"), str(garments / "test.npz")
     recipes = [r for r in select_recipes() if r.name in ("float32", "int8", "dynamic", "int8w")]
     export(tmp_path / "lstm.keras", train, tmp_path, recipes=recipes, described=described)
     report = verify(tmp_path, test)
     assert report.float_model.verdict == Verdict.PASS
-    losses = {}
-    for artifact in report.artifacts:
-        assert artifact.paired is not None, artifact.reason
-        losses[artifact.file.removeprefix("lstm.")] = -artifact.paired.delta_pt
-    assert losses["float32.tflite"] == losses["float32.onnx"] == 0
-    # The cell of an LSTM has no fixed range, and int8 is too coarse for it: see docs/exporting.md.
-    assert losses["int8.tflite"] < 3
-    assert losses["dynamic.tflite"] < 0.3
-    assert losses["int8w.mlpackage"] < 0.3
+    with np.load(test) as data:
+        # The cell of an LSTM has no fixed range, and int8 is too coarse for it: see
+        # docs/exporting.md. Six seeds agree in 0.95 to 0.98, a guess in 0.1.
+        check_leads(tmp_path, report, data["images"], coarse={"int8.tflite": 0.8})
     operators = LiteRTEngine.structure(tmp_path / "lstm.int8.tflite").operators
     assert sum(operators.values()) < 12.5 * 28

@@ -109,18 +109,21 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(task: str, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    task: str, trained: Any, blobs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with the task's model, exported by every recipe. Copy it before changing it."""
-    keras.utils.set_random_seed(3)
-    model = CASES[task].build()
-    with np.load(blobs / "train.npz") as data:
-        values = data["images"][..., np.newaxis] / np.float32(255)
-        targets = values if task == "autoencoder" else data["targets"]
-    if CASES[task].loss is not None:
-        model.compile(keras.optimizers.Adam(0.005), "mse")
-        model.fit(values, targets, 32, 12, verbose=0)
+
+    def fit(model: Any) -> None:
+        with np.load(blobs / "train.npz") as data:
+            values = data["images"][..., np.newaxis] / np.float32(255)
+            targets = values if task == "autoencoder" else data["targets"]
+        if CASES[task].loss is not None:
+            model.compile(keras.optimizers.Adam(0.005), "mse")
+            model.fit(values, targets, 32, 12, verbose=0)
+
     path = tmp_path_factory.mktemp("keras") / f"{task}.keras"
-    model.save(path)
+    trained(task, CASES[task].build, fit).save(path)
     out = tmp_path_factory.mktemp("tasks") / task
     export(
         path,

@@ -845,7 +845,9 @@ def test_it_agrees_with_the_float_model(exported: Path, garments: Path) -> None:
     expected = hemline.load(exported / "separable.float.keras").predict(images)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-2)
     assert (found.indices == expected.indices).mean() > 0.99
-    np.testing.assert_array_equal(model.predict(images[5]).probabilities, found.probabilities[5:6])
+    # BLAS may add a single row in another order, and float16 then rounds to a step of 2⁻¹¹ beside.
+    one = model.predict(images[5]).probabilities
+    np.testing.assert_allclose(one, found.probabilities[5:6], atol=2e-3)
 
 
 def test_facts_are_read_from_inside_the_package(exported: Path, tmp_path: Path) -> None:
@@ -884,7 +886,8 @@ def test_verify_uses_it_and_says_so(
 ) -> None:
     folder = tmp_path / "separable"
     shutil.copytree(exported, folder)
-    main(["verify", str(folder), "--data", str(garments / "test.npz")])
+    # More than float16 can cost: it leaves more than 99 % of the classes as they are.
+    main(["verify", str(folder), "--data", str(garments / "test.npz"), "--margin", "5"])
     table = capsys.readouterr().out
     assert "PASS (reference) |" in table
     assert "separable.float16.mlpackage: PASS: with 95 % confidence" in table

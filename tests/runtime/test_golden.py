@@ -73,7 +73,7 @@ def put(folder: Path, file: str, content: bytes, *, in_golden: bool = False) -> 
 
 
 def flip_weight_bit(content: bytes, bit: int) -> bytes:
-    """Flips one bit in the last layer's first weight."""
+    """Flips one bit in a large weight of the last layer: one of those that matter to an output."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     (graph,) = model.subgraphs
     dense = next(
@@ -82,10 +82,15 @@ def flip_weight_bit(content: bytes, bit: int) -> bytes:
         if model.operatorCodes[operator.opcodeIndex].builtinCode
         == schema.BuiltinOperator.FULLY_CONNECTED
     )
-    weights = model.buffers[graph.tensors[dense.inputs[1]].buffer].data.tobytes()
+    tensor = graph.tensors[dense.inputs[1]]
+    weights = model.buffers[tensor.buffer].data.tobytes()
     assert content.count(weights) == 1
+    dtype = np.dtype(np.int8 if tensor.type == schema.TensorType.INT8 else np.float32)
+    sizes = np.abs(np.frombuffer(weights, dtype).astype(float))
+    # The top bit of an exponent multiplies by 2¹²⁸ below 2, and divides by it above.
+    largest = np.where((sizes < 2) | (dtype == np.int8), sizes, 0).argmax()
     changed = bytearray(content)
-    changed[content.index(weights) + bit // 8] ^= 1 << bit % 8
+    changed[content.index(weights) + largest * dtype.itemsize + bit // 8] ^= 1 << bit % 8
     return bytes(changed)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import hemline
@@ -35,12 +36,21 @@ def test_it_predicts_as_the_reference_kernels_of_litert_do(exported: Path, few: 
     )
     reference.allocate_tensors()
     (source,), (result,) = reference.get_input_details(), reference.get_output_details()
-    for image, row in zip(images, found, strict=True):
+    expected = []
+    for image in images:
         reference.set_tensor(source["index"], micro.tensor(image))
         reference.invoke()
         scale, zero = result["quantization"]
         integers = reference.get_tensor(result["index"])[0].astype(np.float32)
-        assert row.tolist() == ((integers - zero) * np.float32(scale)).tolist()
+        expected.append((integers - zero) * np.float32(scale))
+    # A dense layer rounds less than one value in 1,000 otherwise, by a step: see
+    # tests/pipeline/test_micro.py. That is so of ten logits in each row, of which one step moves a
+    # probability by a quarter of it at most, two by a half, and the output's own grid by 1/256.
+    (graph,) = schema.ModelT.InitFromPackedBuf((exported / INT8).read_bytes(), 0).subgraphs
+    step = float(graph.tensors[graph.operators[-1].inputs[0]].quantization.scale[0])
+    changes = np.abs(found - np.stack(expected)).max(axis=1)
+    assert (changes == 0).mean() > 0.9
+    assert changes.max() <= step / 2 + 1 / 256
 
 
 def test_a_prediction_is_not_changed_by_the_next(exported: Path) -> None:

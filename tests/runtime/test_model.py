@@ -92,7 +92,8 @@ def test_the_files_agree(exported: Path, images: NDArray[np.uint8]) -> None:
     )
     assert np.abs(tflite - onnx_file).max() < 1e-4
     int8 = hemline.load(exported / FILES[0]).predict(images).probabilities
-    assert np.abs(int8 - tflite).max() < 0.3
+    # Steps are 1/256; classes in another order would differ by a tenth and more.
+    assert np.abs(int8 - tflite).mean() < 0.05
     assert not (int8 == tflite).all()
 
 
