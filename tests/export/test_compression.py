@@ -31,8 +31,8 @@ def samples() -> TuningSamples:
 
 
 @pytest.fixture
-def model() -> Any:
-    keras.utils.set_random_seed(2)
+def model(model_seed: int) -> Any:
+    keras.utils.set_random_seed(model_seed)
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -47,8 +47,8 @@ def model() -> Any:
 
 
 @pytest.fixture
-def recurrent() -> Any:
-    keras.utils.set_random_seed(2)
+def recurrent(model_seed: int) -> Any:
+    keras.utils.set_random_seed(model_seed)
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),

@@ -22,7 +22,9 @@ def test_the_frozen_function_is_the_model_without_variables(model: Any) -> None:
     sample = np.random.default_rng(0).random((1, 4, 4, 1), np.float32)
     outputs = frozen.named()(sample)
     assert list(outputs) == ["probabilities"]
-    np.testing.assert_array_equal(outputs["probabilities"], model(sample, training=False))
+    # TensorFlow may fuse the operators of the one and not of the other.
+    expected = np.asarray(model(sample, training=False))
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
     assert not frozen.function.variables
     assert {op.type for op in frozen.function.graph.get_operations()}.isdisjoint(
         {"ReadVariableOp", "VarHandleOp"}

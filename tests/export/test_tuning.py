@@ -22,8 +22,8 @@ def draw(count: int, split: str = "file") -> Samples:
 
 
 @pytest.fixture
-def model() -> Any:
-    tf_keras.utils.set_random_seed(0)
+def model(model_seed: int) -> Any:
+    tf_keras.utils.set_random_seed(model_seed)
     return tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3, "softmax")])
 
 

@@ -36,12 +36,13 @@ def test_train_export_verify_bench_report(
         "count": 1000,
         "sha256": "",
     }
-    # Well above the 0.1 of guessing, though two epochs on drawn pictures prove no more.
-    assert parity["float_model"]["accuracy"] > 0.4
+    # Guessing gives 0.1, and 0.14 at most: four deviations of 1,000 samples.
+    assert parity["float_model"]["accuracy"] > 0.2
     for artifact in parity["artifacts"]:
         assert artifact["file"] in table
         if artifact["recipe"] == "float32":
-            assert artifact["agreement"] == 1.0
+            # Room for one sample between two classes, which another order of adding decides.
+            assert artifact["agreement"] >= 0.999
     assert {path.name for path in out.iterdir()} == {
         "bench.json",
         f"{model}.float.keras",
