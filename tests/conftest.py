@@ -1,7 +1,7 @@
 """What the tests of all packages share: the real data's folder and one small exported model."""
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hemline.facts import Preprocessing
+from hemline_export import keras_file
 from hemline_export.export import Described, export
 from hemline_export.recipes import RECIPES, Choices
 from hemline_train.backend import keras
@@ -22,7 +23,10 @@ EXPORTED = ("float32.tflite", "int8.tflite", "float32.onnx", "float16.mlpackage"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds how much is done, and on which models: a look in `make test`, more in other targets."""
     parser.addoption(
-        "--mutations", type=int, default=60, help="damaged files per engine (make fuzz: 500)"
+        "--mutations",
+        type=int,
+        default=60,
+        help="damaged files per engine and kind (make fuzz: 500)",
     )
     parser.addoption(
         "--kills", type=int, default=2, help="kills of export and of train (make crashtest: 20)"
@@ -70,6 +74,17 @@ def real_data_folder() -> Path:
         if os.environ.get("HEMLINE_REQUIRE_DATA") == "1":
             raise
         pytest.skip(f"the real data set is not here: {error}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recorded_keras_files() -> Iterator[None]:
+    """Spares each export the child process that tries a Keras file which nothing records.
+
+    It starts TensorFlow. tests/export/test_keras_file.py has the real thing.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras_file, "is_recorded", lambda _: True)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,16 @@ with quiet():
     import tensorflow
     import tf2onnx
     import tf_keras
+
+    # Its public counterpart, `enable_unsafe_deserialization`, has no way back.
+    from keras.src.saving.serialization_lib import SafeModeScope
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     # Makes TensorFlow look for devices now, and report in here that there is no GPU.
     tensorflow.config.list_logical_devices()
 
 __all__ = [
+    "SafeModeScope",
     "convert_variables_to_constants_v2",
     "coremltools",
     "keras",

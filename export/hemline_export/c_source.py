@@ -13,7 +13,7 @@ from hemline.artifact_facts import EmbeddedFacts
 from hemline.engines.litert import LiteRTEngine
 from hemline.errors import EngineUnavailableError
 from hemline.facts import TensorSpec
-from hemline.files import replacing
+from hemline.ownership import replacing_package
 
 ARENA_BYTES = "arena_bytes"
 _NOT_MEASURED = "not measured"
@@ -69,7 +69,7 @@ def write_c_source(folder: Path, content: bytes, facts: EmbeddedFacts | None = N
             f"const size_t {name}_model_len = sizeof({name}_model);",
             *([f"const char* const {name}_labels[] = {{", *labels, "};"] if labels else []),
         ]
-    with replacing(folder) as temporary:
+    with replacing_package(folder) as temporary:
         temporary.mkdir()
         (temporary / f"{name}_model.cc").write_text("\n".join(source) + "\n", "utf-8")
         if facts is not None:

@@ -37,6 +37,8 @@ def draw_calibration(
             f"calibration with {count} samples: {LEAST_COUNT} are the least that give a range; "
             "choose a larger --calibration-count"
         )
+    if not 0 <= seed < 1 << 64:
+        raise DataError(f"a calibration seed is 0 to 2**64 - 1, got {seed}")
     if count > len(samples):
         raise DataError(
             f"calibration with {count} samples, but {samples.source} has {len(samples)}: give "

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hemline.console import end_progress, show_progress
-from hemline.errors import ExportError, HemlineError
+from hemline.console import end_progress, run_safely, show_progress
+from hemline.errors import ExportError
 from hemline.facts import Task
 from hemline.host import peak_memory_bytes
 from hemline.parity.paired import PairedResult
@@ -25,6 +25,7 @@ from hemline.report import format_table
 from hemline.terminal import show
 from hemline_export.calibration import DEFAULT_COUNT, Ranges
 from hemline_export.export import Prepared, make_artifact, prepare
+from hemline_export.keras_file import lambda_layers
 from hemline_export.recipes import RECIPES, TOLERANCES, Choices, Recipe
 from hemline_export.validation import ValidationJudge, split_validation
 
@@ -72,6 +73,7 @@ class Study:
     left_out: tuple[str, ...]
 
 
+@lambda_layers()
 def study_calibration(
     keras_file: Path,
     data: str | None,
@@ -216,22 +218,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "training.json names)",
     )
     parsed = parser.parse_args(arguments)
-    start = time.perf_counter()
-    try:
+
+    def run() -> int:
+        start = time.perf_counter()
         for file in parsed.files:
             study = study_calibration(file, parsed.data, progress=show_progress)
             end_progress()
             for line in describe_study(study).split("\n"):
                 show(line)
             print(flush=True)
-    except HemlineError as error:
-        end_progress()
-        show(f"calibration_study: {error}", file=sys.stderr)
-        return 2
-    peak = peak_memory_bytes()
-    memory = "" if peak is None else f", peak memory {peak / 2**30:.1f} GiB"
-    print(f"took {time.perf_counter() - start:.0f} s{memory}")
-    return 0
+        peak = peak_memory_bytes()
+        memory = "" if peak is None else f", peak memory {peak / 2**30:.1f} GiB"
+        print(f"took {time.perf_counter() - start:.0f} s{memory}")
+        return 0
+
+    return run_safely(run, program="calibration_study")
 
 
 if __name__ == "__main__":

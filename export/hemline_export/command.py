@@ -1,15 +1,24 @@
 """`hemline export` and `hemline debug`, plugged in through the group `hemline.commands`."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemline.console import Commands, end_progress, points, positive, show_progress
+from hemline.console import (
+    Commands,
+    add_trust,
+    end_progress,
+    points,
+    positive,
+    show_progress,
+)
 from hemline.documents import write_document
 from hemline.errors import ExportError
 from hemline.facts import Preprocessing, Task
+from hemline.files import read_regular
+from hemline.limits import LABELS_BYTES
 from hemline.manifest import Artifact
+from hemline.ownership import require_record
 from hemline.report import format_table
 from hemline.terminal import show
 from hemline_export.calibration import Ranges
@@ -42,6 +51,7 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the Keras file's folder")
     _add_allow_lambda(parser)
+    add_trust(parser)
     parser.add_argument("--calibration-count", type=int, default=500, metavar="N")
     parser.add_argument("--calibration-seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -127,13 +137,6 @@ def _add_allow_lambda(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _allow_lambda(options: argparse.Namespace) -> None:
-    from hemline_export.keras_file import ALLOW_LAMBDA
-
-    if options.allow_lambda:
-        os.environ[ALLOW_LAMBDA] = "1"
-
-
 class _ListRecipes(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from hemline_export.recipes import describe_recipes
@@ -157,14 +160,24 @@ def _add_debug(commands: Commands) -> None:
     parser.add_argument("--top", type=positive, default=20, help="tensors to show (default 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of them there")
     _add_allow_lambda(parser)
+    add_trust(parser)
     parser.set_defaults(run=_debug)
 
 
 def _debug(options: argparse.Namespace) -> int:
     from hemline_export.debug import SCHEMA, TensorError, debug
+    from hemline_export.keras_file import lambda_layers
 
-    _allow_lambda(options)
-    report = debug(options.keras_file, options.file, options.data, count=options.samples)
+    if options.json:
+        require_record(options.json)
+    with lambda_layers(options.allow_lambda or None):
+        report = debug(
+            options.keras_file,
+            options.file,
+            options.data,
+            count=options.samples,
+            trust=options.trust,
+        )
     if options.json:
         write_document(options.json, SCHEMA, report)
 
@@ -191,11 +204,17 @@ def _debug(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from hemline_export.keras_file import lambda_layers
+
+    with lambda_layers(options.allow_lambda or None):
+        return _export(options)
+
+
+def _export(options: argparse.Namespace) -> int:
     from hemline_export.export import Described, export
     from hemline_export.ladder import export_within
     from hemline_export.recipes import Choices, select_recipes
 
-    _allow_lambda(options)
     out = options.out or options.file.parent
     given: dict[str, Any] = {
         "described": Described(
@@ -214,6 +233,7 @@ def _run(options: argparse.Namespace) -> int:
             clusters=options.clusters,
             kept_float=options.keep_float,
         ),
+        "trust": options.trust,
         "progress": show_progress,
     }
     ladder: Ladder | None = None
@@ -285,8 +305,8 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
+        return tuple(read_regular(path, LABELS_BYTES, ExportError).decode().splitlines())
+    except (ExportError, ValueError) as error:
         raise ExportError(f"cannot read labels from {path}: {error}") from error
 
 

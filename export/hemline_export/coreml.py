@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from hemline.errors import ExportError
 from hemline.facts import EMBEDDED_KEY
-from hemline.files import replacing
+from hemline.ownership import replacing_package
 from hemline.quiet import quiet
 from hemline_export.backend import coremltools
 from hemline_export.freeze import Frozen
@@ -138,7 +138,7 @@ def _compress(
 def write_package(path: Path, model: Any) -> None:
     """Writes an .mlpackage folder, whole or not at all; the same model gives the same bytes."""
     model.user_defined_metadata.pop(_CONVERSION_DATE, None)
-    with replacing(path) as temporary:
+    with replacing_package(path) as temporary:
         model.save(str(temporary))
         # Protobuf's maps have no order of their own.
         program = temporary / "Data" / "com.apple.CoreML" / "model.mlmodel"

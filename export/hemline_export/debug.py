@@ -18,19 +18,19 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from hemline.artifact_facts import EmbeddedFacts
+from hemline.commit import newest
 from hemline.errors import InputError, ModelFileError
 from hemline.facts import QuantParams
-from hemline.files import sha256
-from hemline.inspection import inspect
-from hemline.listing import check_sha256
-from hemline.manifest import read_manifest
+from hemline.files import read_regular, sha256_of
+from hemline.limits import MODEL_BYTES
+from hemline.model import embedded_facts, load
 from hemline.parity.measures import decibels
 from hemline.quiet import quiet
 from hemline.samples import resolve_samples
 from hemline.tensors import Quantizer, dequantize
 from hemline_export.calibration import preprocess
 from hemline_export.freeze import Frozen, freeze
-from hemline_export.keras_file import load_keras
+from hemline_export.keras_file import lambda_layers, open_keras
 from hemline_export.onnx_file import onnx_from_frozen
 from hemline_export.recurrent import restore_recurrent_loop, unroll_recurrent
 from hemline_export.reorder import pool_before_activation
@@ -95,12 +95,14 @@ class DebugReport:
     errors: tuple[TensorError, ...]
 
 
+@lambda_layers()
 def debug(
     keras_file: Path,
     file: Path,
     data: str | None = None,
     *,
     count: int = DEFAULT_COUNT,
+    trust: bool = False,
 ) -> DebugReport:
     """Compares a quantized file with its float model, tensor by tensor, worst first.
 
@@ -109,6 +111,7 @@ def debug(
         file: a .tflite or .onnx file that Hemline exported.
         data: training samples, as `hemline.samples.resolve_samples` takes them.
         count: how many samples to draw at the most.
+        trust: opens files that nothing beside them records at once, not first in a child process.
 
     Raises:
         ModelFileError: a file is missing, or not of its kind.
@@ -116,12 +119,17 @@ def debug(
         InputError: the file was made from another model, or is of a kind without tensors to read.
         DataError: there are no such samples.
     """
-    facts = _read_facts(keras_file, file)
+    facts, content = _read(file, trust=trust)
+    model, snapshot = open_keras(keras_file, trust=trust)
+    if facts.artifact.parent_sha256 != snapshot.sha256:
+        raise InputError(
+            f"{file.name} was made from the float model {facts.artifact.parent_sha256[:16]}…, and "
+            f"{keras_file.name} is {snapshot.sha256[:16]}…: give the file it was made from"
+        )
     samples = resolve_samples(data, facts.model.dataset, "train")
     drawn = samples.take(np.random.default_rng(_SEED).permutation(len(samples))[:count])
     shape = facts.model.input.shape
     values = preprocess(drawn, facts.model.input.preprocessing).reshape(-1, *shape)
-    model = load_keras(keras_file)
 
     def trace(rewrite: Callable[[Any], Any]) -> Frozen:
         names = {"input_name": facts.model.input.name, "output_name": facts.model.output_name}
@@ -130,10 +138,10 @@ def debug(
     if file.suffix == ".tflite":
         frozen = trace(unroll_recurrent)
         before: _TFLite | _ONNX = _TFLite(tflite_from_frozen(frozen))
-        after: _TFLite | _ONNX = _TFLite(file.read_bytes())
+        after: _TFLite | _ONNX = _TFLite(content)
     else:
         frozen = trace(restore_recurrent_loop)
-        before, after = _ONNX(onnx_from_frozen(frozen)), _ONNX(file.read_bytes())
+        before, after = _ONNX(onnx_from_frozen(frozen)), _ONNX(content)
     tallies: dict[str, _Tally] = {}
     for expected, found in zip(before.run(values), after.run(values), strict=True):
         for name in expected.keys() & found.keys():
@@ -152,24 +160,20 @@ def debug(
     )
 
 
-def _read_facts(keras_file: Path, file: Path) -> EmbeddedFacts:
-    for path in (keras_file, file):
-        if not path.is_file():
-            raise ModelFileError(f"there is no model file {path}")
+def _read(file: Path, *, trust: bool) -> tuple[EmbeddedFacts, bytes]:
+    """Returns the facts inside a file, and its content."""
     if file.suffix not in (".tflite", ".onnx"):
         raise InputError(f"{file}: tensors can be read out of .tflite and .onnx files only")
-    found = inspect(file)
-    if found.manifest == "differs":
-        check_sha256(file, read_manifest(file.parent).sha256_by_file()[file.name])
-    facts = found.facts
+    # What a manifest lists must be what it says; another file is tried in a child process.
+    with load(file, trust=trust) as model:
+        facts = embedded_facts(file, model.engine.embedded_facts())
+        digest = model.snapshot.sha256 if model.snapshot else ""
     if facts is None:
         raise InputError(f"{file.name} has no Hemline facts, so its float model is not known")
-    if facts.artifact.parent_sha256 != sha256(keras_file):
-        raise InputError(
-            f"{file.name} was made from the float model {facts.artifact.parent_sha256[:16]}…, and "
-            f"{keras_file.name} is {sha256(keras_file)[:16]}…: give the file it was made from"
-        )
-    return facts
+    content = read_regular(newest(file), MODEL_BYTES)
+    if sha256_of(content) != digest:
+        raise ModelFileError(f"{file} was changed while it was being read; try again")
+    return facts, content
 
 
 class _Tally:

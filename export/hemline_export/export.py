@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hemline import golden
 from hemline.artifact_facts import EMBEDDED_SCHEMA, ArtifactFacts, CalibrationFacts, EmbeddedFacts
-from hemline.commit import commit, newest, writing
+from hemline.commit import commit, newest, require_room, writing
 from hemline.documents import encode, from_json, write_document
 from hemline.engines import engine_for, stand_in
 from hemline.engines.base import require_one
@@ -26,12 +26,15 @@ from hemline.errors import (
     UnknownOperationError,
 )
 from hemline.facts import InputFacts, ModelFacts, Preprocessing, Task
-from hemline.files import is_full, sha256, size_bytes
+from hemline.files import is_full, read_regular, sha256, size_bytes
+from hemline.limits import DOCUMENT_BYTES
+from hemline.listing import FILE_NAME as MANIFEST
 from hemline.manifest import Artifact, FloatModel, Manifest, write_manifest
 from hemline.model import Model, load
 from hemline.parity.judgement import labels_of
 from hemline.parity.verify import FLOAT_PREDICTIONS
 from hemline.samples import Samples, resolve_samples
+from hemline.snapshot import Snapshot
 from hemline_export.calibration import (
     draw_calibration,
     preprocess,
@@ -39,7 +42,7 @@ from hemline_export.calibration import (
 )
 from hemline_export.freeze import freeze
 from hemline_export.keras_engine import KerasEngine
-from hemline_export.keras_file import load_keras
+from hemline_export.keras_file import lambda_layers, open_keras
 from hemline_export.recipes import (
     TOLERANCES,
     Choices,
@@ -86,6 +89,7 @@ class Prepared:
 
     Attributes:
         keras_file: where it lies.
+        snapshot: what was read of it.
         facts: what is known of it.
         parameters: how many it has.
         samples: the training samples.
@@ -95,6 +99,7 @@ class Prepared:
     """
 
     keras_file: Path
+    snapshot: Snapshot
     facts: ModelFacts
     parameters: int
     samples: Samples
@@ -113,6 +118,7 @@ class Prepared:
         return replace(self, drawn=drawn, calibration=calibration, sources=sources)
 
 
+@lambda_layers()
 def export(
     keras_file: Path,
     calibration: str | None,
@@ -122,6 +128,7 @@ def export(
     described: Described | None = None,
     choices: Choices | None = None,
     leave_out: bool | None = None,
+    trust: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes artifacts and their manifest. Nothing is written unless all of them succeed.
@@ -136,6 +143,8 @@ def export(
         described: what to say of the model where training.json does not.
         choices: what the recipes leave to choose.
         leave_out: go on without a recipe that does not take the model; None: if `recipes` is.
+        trust: opens a Keras file that nothing beside it records at once, not first in a child
+            process.
         progress: is told what is being made.
 
     Raises:
@@ -143,13 +152,18 @@ def export(
         DataError: the calibration samples are missing, too few, or do not fit the model, or its
             data set tests on some of them.
         ExportError: a converter refuses the model.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds something of an artifact's name that Hemline
+            did not make.
     """
     leave_out = recipes is None if leave_out is None else leave_out
     recipes = select_recipes() if recipes is None else recipes
     with writing(out) as stage:
         progress(f"load {keras_file.name}")
-        prepared = prepare(keras_file, calibration, described=described, choices=choices)
+        prepared = prepare(
+            keras_file, calibration, described=described, choices=choices, trust=trust
+        )
+        # Before the minutes that making them may take.
+        require_room(out, _list_names(prepared, recipes, out))
         artifacts: list[Artifact] = []
         omitted: dict[str, str] = {}
         for recipe in recipes:
@@ -172,13 +186,14 @@ def prepare(
     *,
     described: Described | None = None,
     choices: Choices | None = None,
+    trust: bool = False,
 ) -> Prepared:
     """Opens a Keras file and freezes it, and draws the calibration samples.
 
     Args and errors are those of `export`.
     """
     choices = choices or Choices()
-    model = load_keras(newest(keras_file))
+    model, snapshot = open_keras(keras_file, trust=trust)
     known = _read_training_facts(newest(keras_file.parent / TRAINING))
     samples = resolve_samples(calibration, known.dataset if known else None, "train")
     drawn, calibration_facts = draw_calibration(
@@ -194,6 +209,7 @@ def prepare(
     frozen = pool_before_activation(freeze(unrolled, **names))
     return Prepared(
         keras_file=keras_file,
+        snapshot=snapshot,
         facts=facts,
         parameters=int(model.count_params()),
         samples=samples,
@@ -227,7 +243,7 @@ def make_artifact(prepared: Prepared, recipe: Recipe, folder: Path) -> Artifact:
     facts = ArtifactFacts(
         recipe=recipe.name,
         engine=recipe.engine,
-        parent_sha256=sha256(prepared.keras_file),
+        parent_sha256=prepared.snapshot.sha256,
         input=require_one(path, "input", structure.inputs),
         output=require_one(path, "output", structure.outputs),
         **TOLERANCES[recipe.name].for_task(prepared.facts.task),
@@ -263,11 +279,11 @@ def publish(
     """
     keras_file, facts = prepared.keras_file, prepared.facts
     float_file = stage / f"{facts.model}.float.keras"
-    shutil.copyfile(keras_file, float_file)
+    shutil.copyfile(prepared.snapshot.opened, float_file)
     float_model = FloatModel(
         file=float_file.name,
-        sha256=sha256(float_file),
-        size_bytes=size_bytes(float_file),
+        sha256=prepared.snapshot.sha256,
+        size_bytes=prepared.snapshot.size_bytes,
         parameters=prepared.parameters,
     )
     golden_file = stage / golden.FILE_NAME
@@ -287,6 +303,15 @@ def publish(
     # Those are of the model that was here before.
     commit(stage, out, remove=(FLOAT_PREDICTIONS, LADDER))
     return manifest
+
+
+def _list_names(prepared: Prepared, recipes: Sequence[Recipe], out: Path) -> list[str]:
+    """Returns the names that an export writes, but for a float model that is there already."""
+    name = prepared.facts.model
+    names = [f"{name}.{recipe.name}{recipe.suffix}" for recipe in recipes]
+    float_file = out / f"{name}.float.keras"
+    is_there = float_file.is_file() and sha256(float_file) == prepared.snapshot.sha256
+    return [*names, *([] if is_there else [float_file.name]), golden.FILE_NAME, MANIFEST]
 
 
 def _make_golden(
@@ -317,11 +342,11 @@ def _make_golden(
 
 
 def _read_training_facts(path: Path) -> ModelFacts | None:
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        facts = json.loads(path.read_bytes())["facts"]
-    except (ValueError, KeyError, TypeError) as error:
+        facts = json.loads(read_regular(path, DOCUMENT_BYTES, ManifestError))["facts"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged ({error}); delete it, or train again") from error
     return from_json(ModelFacts, facts, f"{path}: facts")
 

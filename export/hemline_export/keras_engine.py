@@ -39,7 +39,7 @@ class KerasEngine(Engine):
         return None
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:  # noqa: ARG003
         model = load_keras(path)
         return FileStructure(
             inputs=(_spec(model.inputs[0]),),

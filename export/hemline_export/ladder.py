@@ -25,6 +25,7 @@ from hemline_export.export import (
     prepare,
     publish,
 )
+from hemline_export.keras_file import lambda_layers
 from hemline_export.recipes import RECIPES, Choices, Recipe
 from hemline_export.validation import ValidationJudge, split_validation
 
@@ -79,6 +80,7 @@ class Ladder:
     clears: bool
 
 
+@lambda_layers()
 def export_within(
     target_drop_pt: float,
     keras_file: Path,
@@ -88,6 +90,7 @@ def export_within(
     validation: str | None = None,
     described: Described | None = None,
     choices: Choices | None = None,
+    trust: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Manifest, Ladder]:
     """Exports the float32 file, and the first rung that costs less than the target.
@@ -103,6 +106,7 @@ def export_within(
         validation: samples to judge on; None for the data set's own validation split.
         described: as for `export`.
         choices: as for `export`.
+        trust: as for `export`.
         progress: is told what is being tried.
 
     Raises:
@@ -111,7 +115,9 @@ def export_within(
     """
     with writing(out) as stage:
         progress(f"load {keras_file.name}")
-        prepared = prepare(keras_file, calibration, described=described, choices=choices)
+        prepared = prepare(
+            keras_file, calibration, described=described, choices=choices, trust=trust
+        )
         if prepared.facts.task != Task.CLASSIFICATION:
             raise ExportError(
                 f"a target drop of accuracy is for classifiers, and {prepared.facts.model} is for "

@@ -15,7 +15,8 @@ from hemline.documents import decode
 from hemline.engines.c_source import read_array
 from hemline.errors import ExportError, ModelFileError
 from hemline.facts import Task
-from hemline.files import write_bytes
+from hemline.files import read_regular, write_bytes
+from hemline.limits import MODEL_BYTES
 from hemline_export import c_source, coreml, onnx_file, onnx_quantize, tflite
 from hemline_export.calibration import DEFAULT_COUNT, Ranges
 from hemline_export.freeze import Frozen, freeze
@@ -345,7 +346,7 @@ def _freeze(sources: Sources, model: Any) -> Frozen:
 
 
 def _embed_tflite(path: Path, facts: bytes) -> None:
-    write_bytes(path, tflite.embed_facts(path.read_bytes(), facts))
+    write_bytes(path, tflite.embed_facts(read_regular(path, MODEL_BYTES), facts))
 
 
 def _write_onnx(sources: Sources, path: Path) -> dict[str, str]:
@@ -364,7 +365,7 @@ def _write_int8_onnx(sources: Sources, path: Path) -> dict[str, str]:
 
 
 def _embed_onnx(path: Path, facts: bytes) -> None:
-    write_bytes(path, onnx_file.embed_facts(path.read_bytes(), facts))
+    write_bytes(path, onnx_file.embed_facts(read_regular(path, MODEL_BYTES), facts))
 
 
 def _write_coreml(sources: Sources, path: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hemline
 from hemline import doctor, golden, inspection
@@ -29,16 +29,18 @@ from hemline.console import (
     end_progress,
     points,
     positive,
+    run_safely,
     show_progress,
 )
 from hemline.documents import encode, write_document
 from hemline.engines import coreml, is_model
 from hemline.engines.coreml_reference import CAVEAT
-from hemline.errors import HemlineError, InputError, ModelFileError
+from hemline.errors import InputError, ModelFileError
 from hemline.facts import Task
 from hemline.files import write_bytes
 from hemline.host import peak_memory_bytes
 from hemline.manifest import read_manifest
+from hemline.ownership import require_record
 from hemline.parity import verify as parity
 from hemline.parity.junit import format_junit
 from hemline.parity.paired import Verdict
@@ -59,21 +61,14 @@ _COLOURS: dict[str, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    options = _parser().parse_args(arguments)
-    try:
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def run() -> int:
+        options = _parser().parse_args(words)
         status: int = options.run(options)
-        sys.stdout.flush()
-    except HemlineError as error:
-        show(f"hemline: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nhemline: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, `head` say, has seen enough. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status
+        return status
+
+    return run_safely(run, verbose="-v" in words or "--verbose" in words)
 
 
 def paint(table: str) -> str:
@@ -93,6 +88,11 @@ class _Parser(argparse.ArgumentParser):
         # It quotes arguments, which may be file names.
         super().error(printable(message))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse passes over a stream that takes nothing, as if it had printed the help.
+        if message:
+            (file or sys.stderr).write(message)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
@@ -109,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_report(commands)
     _add_doctor(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "-v", "--verbose", action="store_true", help="say more, and of a failure where it arose"
+        )
     return parser
 
 
@@ -124,7 +128,13 @@ def _add_verify(commands: Commands) -> None:
         "autoencoders and tensors, images alone), a data set's name, or the "
         "folder of the model's own data set (default: found as the README says)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write parity.json there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write parity.json there; and into DIR, beside it, the float model's predictions, "
+        "which verify needs where Keras is not installed",
+    )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML there, for CI")
     parser.add_argument(
         "--margin",
@@ -147,11 +157,14 @@ def _add_verify(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    for record in filter(None, (options.json, options.junit)):
+        require_record(record)
     start = time.perf_counter()
     result = parity.verify(
         options.folder,
         options.data,
         show_progress,
+        keep_predictions=options.json is not None and _lies_in(options.json, options.folder),
         margin_pt=options.margin,
         margin_loss_percent=options.loss_margin,
         count=options.samples,
@@ -208,6 +221,10 @@ def _verify(options: argparse.Namespace) -> int:
     show(f"{duration_s:.1f} s{memory}")
     verdicts = set(result.verdicts())
     return int(bool(verdicts - {Verdict.PASS}) if options.strict else Verdict.FAIL in verdicts)
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return file.resolve().parent == folder.resolve()
 
 
 # A look at the speed, enough for a ratio: `hemline bench` measures longer.
@@ -292,6 +309,8 @@ def _add_selftest(commands: Commands) -> None:
 
 
 def _selftest(options: argparse.Namespace) -> int:
+    if options.json:
+        require_record(options.json)
     result = golden.selftest(options.folder, show_progress)
     end_progress()
     if options.json:
@@ -338,9 +357,6 @@ def _add_predict(commands: Commands) -> None:
     parser.add_argument("--top", type=positive, default=3, help="classes to show (default 3)")
     parser.add_argument("--invert", action="store_true", help="swap dark and light")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say which model, and how images are converted"
-    )
     add_trust(parser)
     parser.set_defaults(run=_predict)
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hemline.errors import ManifestError
-from hemline.files import write_bytes
+from hemline.files import read_regular, write_bytes
+from hemline.limits import DOCUMENT_BYTES
 
 T = TypeVar("T")
-
-# Far more than bench.json, which has the most in it.
-_LARGEST_BYTES = 1 << 28
 
 # Asked for once per object, and a manifest holds dozens of a kind.
 _type_hints = functools.cache(typing.get_type_hints)
 
+# Larger ones fit no type of NumPy's, and some have no float.
+_LARGEST = (1 << 64) - 1
 _NUMBER_LIST = r"\[\n\s*-?\d[^\[\]{}\":]*\]"
 
 
@@ -118,17 +118,9 @@ def read_content(path: Path) -> bytes:
     """Returns a document's bytes.
 
     Raises:
-        ManifestError: there is no such file.
+        ManifestError: there is no such file, or it is larger than a record.
     """
-    try:
-        size = path.stat().st_size
-        if size > _LARGEST_BYTES:
-            raise ManifestError(
-                f"{path} has {size:,} bytes, and a document has at most {_LARGEST_BYTES:,}"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    return read_regular(path, DOCUMENT_BYTES, ManifestError)
 
 
 def _join_lines(match: re.Match[str]) -> str:
@@ -136,7 +128,7 @@ def _join_lines(match: re.Match[str]) -> str:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    if type(value) is kind and kind is not float:
+    if type(value) is kind and kind not in (int, float):
         return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -158,6 +150,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         _require(is_number, where, "a number", value)
         return float(value)
     _require(type(value) is kind, where, kind.__name__, value)
+    if kind is int and abs(value) > _LARGEST:
+        raise ManifestError(f"{where}: expected a whole number of 64 bits, got one of more")
     return value
 
 

@@ -1,9 +1,14 @@
 """What is known of a model: the vocabulary of manifests and of metadata inside model files."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+
+# Of a sample: what engines take, and more than a picture of 64 million pixels has.
+_MOST_SIZES = 8
+_MOST_ELEMENTS = 1 << 28
 
 
 class Task(StrEnum):
@@ -26,8 +31,14 @@ class Preprocessing:
     std: float
 
     def __post_init__(self) -> None:
-        if not np.isfinite([self.mean, self.std]).all() or self.std <= 0:
-            raise ValueError(f"preprocessing needs a finite mean and a std above 0, got {self}")
+        # In float32 a std may be 0 or infinite that is not so here, and so may its quotients.
+        with np.errstate(all="ignore"):
+            std = np.float32(self.std)
+            fits = 0 < std < np.inf and np.isfinite(self.table()).all()
+        if not fits:
+            raise ValueError(
+                f"preprocessing needs a finite mean and a std above 0, in float32 too, got {self}"
+            )
 
     def table(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
         """Returns the input value of each of the 256 pixel values, float32 (256,)."""
@@ -43,8 +54,14 @@ class QuantParams:
     zero_point: int
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"a scale must be finite and above 0, got {self.scale}")
+        with np.errstate(all="ignore"):
+            fits = 0 < np.float32(self.scale) < np.inf
+        if not fits:
+            raise ValueError(
+                f"a scale must be finite and above 0, in float32 too, got {self.scale}"
+            )
+        if not -(1 << 31) <= self.zero_point < 1 << 31:
+            raise ValueError(f"a zero point must fit int32, got {self.zero_point}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +100,15 @@ class InputFacts:
     preprocessing: Preprocessing | None
 
     def __post_init__(self) -> None:
-        if not self.minimum < self.maximum:
-            raise ValueError(f"empty value range: {self.minimum} to {self.maximum}")
+        with np.errstate(all="ignore"):
+            ends = np.array([self.minimum, self.maximum, self.maximum - self.minimum], np.float32)
+        if not ends[0] < ends[1]:
+            raise ValueError(f"empty value range: {self.minimum} to {self.maximum}, in float32")
+        if not np.isfinite(ends).all():
+            raise ValueError(
+                f"float32 does not hold the value range {self.minimum} to {self.maximum}"
+            )
+        _require_shape("an input", self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +155,8 @@ class ModelFacts:
     ceiling_loss: float | None
 
     def __post_init__(self) -> None:
-        if self.task not in tuple(Task):
-            raise ValueError(f"unknown task {self.task!r}; known: {', '.join(Task)}")
-        if not self.output_shape or min(self.output_shape) < 1:
-            raise ValueError(f"an output's shape has one size or more, got {self.output_shape}")
+        require_task(self.task)
+        _require_shape("an output", self.output_shape)
         if self.task == Task.CLASSIFICATION:
             if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
                 raise ValueError(f"labels must be two or more, all different; got {self.labels}")
@@ -144,18 +166,39 @@ class ModelFacts:
                 )
         elif self.labels or self.floor_accuracy is not None:
             raise ValueError(f"labels and a floor of accuracy are not for the task {self.task}")
+        if self.floor_accuracy is not None and not 0 <= self.floor_accuracy <= 1:
+            raise ValueError(f"a floor of accuracy lies from 0 to 1, got {self.floor_accuracy}")
         if self.task == Task.AUTOENCODER and self.output_shape != self.input.shape:
             raise ValueError(
                 f"an autoencoder gives what it takes, but this model takes {self.input.shape} and "
                 f"gives {self.output_shape}"
             )
         if self.ceiling_loss is not None and (
-            self.task not in (Task.REGRESSION, Task.AUTOENCODER) or not self.ceiling_loss > 0
+            self.task not in (Task.REGRESSION, Task.AUTOENCODER)
+            or not 0 < self.ceiling_loss < np.inf
         ):
             raise ValueError(
-                f"a ceiling of loss must be above 0 and is for regression and autoencoders, got "
-                f"{self.ceiling_loss} for the task {self.task}"
+                "a ceiling of loss must be above 0 and finite, and is for regression and "
+                f"autoencoders, got {self.ceiling_loss} for the task {self.task}"
             )
+
+
+def require_task(task: str) -> None:
+    """Raises unless a word is a task.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if task not in tuple(Task):
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(Task)}")
+
+
+def _require_shape(what: str, shape: tuple[int, ...]) -> None:
+    if not shape or len(shape) > _MOST_SIZES or min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(
+            f"{what}'s shape has one size or more, each from 1 on, at most {_MOST_SIZES}, and at "
+            f"most {_MOST_ELEMENTS:,} elements, got {shape}"
+        )
 
 
 EMBEDDED_KEY = "hemline.facts"

@@ -15,17 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.documents import read_document
+from hemline.commit import newest
+from hemline.documents import decode
 from hemline.engines import stand_in
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
-from hemline.errors import ManifestError
+from hemline.errors import InputError, ManifestError
 from hemline.facts import InputFacts, ModelFacts, Task
+from hemline.files import read_regular, sha256_of
 from hemline.host import Host, describe_host
-from hemline.listing import check_sha256
-from hemline.manifest import Artifact, FloatModel, Manifest, read_manifest
+from hemline.limits import DOCUMENT_BYTES, DRAWN_ELEMENTS
+from hemline.manifest import Artifact, FloatModel, Manifest, check_files, read_manifest
 from hemline.model import Model, check_embedded_facts
 from hemline.parity.execution import Job, run_jobs
-from hemline.parity.paired import Verdict
+from hemline.parity.paired import Verdict, require_verdict
+from hemline.snapshot import require_sha256
 
 SCHEMA = "hemline.golden/1"
 REPORT_SCHEMA = "hemline.selftest/1"
@@ -33,6 +36,8 @@ FILE_NAME = "golden.json"
 
 SEED = 0
 COUNT = 16
+# Of more, nobody's golden.json needs the memory.
+_MOST = 1024
 _DIGITS = 6
 # Of a larger output as many elements are kept, so that the file stays small.
 _ELEMENTS = 16
@@ -138,6 +143,11 @@ class Golden:
     artifacts: tuple[GoldenArtifact, ...]
 
     def __post_init__(self) -> None:
+        if not (0 < self.count <= _MOST and 0 <= self.seed < 1 << 64):
+            raise ValueError(
+                f"expected 1 to {_MOST} inputs and a seed from 0 on, got {self.count} of seed "
+                f"{self.seed}"
+            )
         for part in self.parts():
             if len(part.outputs) != self.count:
                 raise ValueError(f"{part.file} has {len(part.outputs)} rows, expected {self.count}")
@@ -191,6 +201,9 @@ class ArtifactSelftest:
     max_change_from_float: float | None = None
     mismatches: tuple[Mismatch, ...] = ()
 
+    def __post_init__(self) -> None:
+        require_verdict(self.verdict, (Verdict.PASS, Verdict.FAIL, Verdict.NOT_RUN))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelftestReport:
@@ -219,7 +232,16 @@ def draw_inputs(facts: InputFacts, seed: int = SEED, count: int = COUNT) -> NDAr
     Returns:
         uint8 (count, *shape) for a model that takes pixels, else float32 (count, *shape) with
         256 values from the facts' minimum to their maximum.
+
+    Raises:
+        InputError: they would take too much memory.
     """
+    elements = count * math.prod(facts.shape)
+    if elements > DRAWN_ELEMENTS:
+        raise InputError(
+            f"{count} golden inputs of shape {facts.shape} have {elements:,} elements; at most "
+            f"{DRAWN_ELEMENTS:,} are drawn"
+        )
     images = np.stack([_draw_input(facts.shape, seed, i) for i in range(count)])
     if facts.preprocessing is not None:
         return images
@@ -294,14 +316,15 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
         ModelFileError: they are not there.
         ChecksumError: they are not those that the manifest records.
     """
-    path = folder / FILE_NAME
+    path = newest(folder / FILE_NAME)
     if manifest.golden_sha256 is None:
         raise ManifestError(
             f"the manifest of {folder} names no golden vectors, so there is nothing to compare "
             "with: export again"
         )
-    check_sha256(path, manifest.golden_sha256)
-    golden = read_document(path, SCHEMA, Golden)
+    content = read_regular(path, DOCUMENT_BYTES)
+    require_sha256(path, sha256_of(content), manifest.golden_sha256)
+    golden = decode(SCHEMA, Golden, content, str(path))
     if golden.float_model.sha256 != manifest.float_model.sha256:
         raise ManifestError(
             f"{path} is of the float model {golden.float_model.sha256[:16]}…, its manifest of "
@@ -331,8 +354,7 @@ def selftest(folder: Path, progress: Callable[[str], None] = lambda _: None) -> 
         ChecksumError: a file, golden.json included, is not the one that the manifest records.
     """
     manifest = read_manifest(folder)
-    for file, digest in manifest.sha256_by_file().items():
-        check_sha256(folder / file, digest)
+    check_files(folder, manifest)
     golden = read_golden(folder, manifest)
     check_embedded_facts(folder, manifest)
     inputs = draw_inputs(manifest.model.input, golden.seed, golden.count)
@@ -425,8 +447,12 @@ def _test_artifact(
             reason=reason,
         )
 
-    path = folder / artifact.file
-    (run,) = run_jobs([Job(path=path, engine=stand_in(artifact.facts.engine))], inputs)
+    job = Job(
+        path=folder / artifact.file,
+        listed=manifest.listed(artifact.file),
+        engine=stand_in(artifact.facts.engine),
+    )
+    (run,) = run_jobs([job], inputs)
     if run.outputs is None and not run.crashed:
         return not_run(run.reason)
     if golden is None:

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemline import child
+from hemline.commit import newest
 from hemline.engines import engine_for
 from hemline.errors import ModelFileError
 from hemline.files import sha256, size_bytes
+from hemline.limits import CHILD_BYTES, CHILD_MOST_BYTES
 from hemline.paths import require_ordinary
 
-# On top of four times the file: what an engine takes without any file is below a fifth of this.
-MEMORY_LIMIT_BYTES = 2 << 30
-# Protobuf messages end there (https://protobuf.dev/programming-guides/proto-limits/), and so do
-# flatbuffers; a file of zeros, without a block on disk, can be far larger.
-LARGEST_FILE_BYTES = 2 << 30
-WORKER = child.command_of("hemline.guard_worker")
+WORKER = "hemline.guard_worker"
 
 _STEPS = {"load": "opening it", "run": "running it once", "inspect": "reading it"}
 # A thread of OpenBLAS for each core would take the memory that is meant for the file.
@@ -49,14 +46,9 @@ def try_file(path: Path, *, engine: str | None = None, compute_units: str | None
         EngineUnavailableError: its engine is not installed or not for this system.
     """
     limit_s = engine_for(path, engine).trial_limit_s
-    require_ordinary(path)
-    size = size_bytes(path)
-    if size > LARGEST_FILE_BYTES:
-        raise ModelFileError(
-            f"{path} has {size:,} bytes, and a file that is in no manifest may have "
-            f"{LARGEST_FILE_BYTES:,}; if you trust it, load it with trust=True (--trust)"
-        )
-    digest = sha256(path)
+    file = newest(path)
+    require_ordinary(file)
+    digest = sha256(file)
     key = path.resolve(), digest, engine, compute_units
     if key not in _passed:
         options = [
@@ -90,9 +82,9 @@ def _ask(path: Path, limit_s: float, options: Sequence[str]) -> dict[str, object
             f"{path} is in no manifest, and there is no Python interpreter to try it in a process "
             "of its own; keep its manifest beside it or, if you trust it, load it with trust=True"
         )
-    memory = MEMORY_LIMIT_BYTES + 4 * size_bytes(path)
-    command = [*WORKER, f"--seconds={limit_s}", f"--bytes={memory}", *options]
-    answer = child.ask([*command, "--", str(path)], limit_s, _STEPS, environment=_ENVIRONMENT)
+    memory = min(CHILD_BYTES + 4 * size_bytes(newest(path)), CHILD_MOST_BYTES)
+    arguments = [f"--seconds={limit_s}", f"--bytes={memory}", *options, "--", str(path)]
+    answer = child.ask(WORKER, arguments, limit_s, _STEPS, environment=_ENVIRONMENT)
     if answer.error is not None:
         raise answer.error
     if answer.failure is not None:

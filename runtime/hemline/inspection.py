@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, cast
 from hemline import guard
 from hemline.artifact_facts import EmbeddedFacts
 from hemline.audit import Audit, audit
+from hemline.commit import newest
 from hemline.coreml.device import plan_package
 from hemline.coreml.forecast import Forecast, forecast
 from hemline.coreml.plan import ComputePlan
 from hemline.documents import from_json
-from hemline.engines import engine_for, engine_names
+from hemline.engines import Engine, engine_for, engine_names
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine, read_spec, runs_here
-from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.errors import ChecksumError, EngineUnavailableError, ModelFileError
 from hemline.facts import TensorSpec
-from hemline.files import sha256, size_bytes
+from hemline.files import require_size, size_bytes
+from hemline.limits import MODEL_BYTES
 from hemline.listing import FILE_NAME
 from hemline.manifest import read_manifest
-from hemline.model import embedded_facts, open_model
+from hemline.model import embedded_facts
 from hemline.paths import require_ordinary
+from hemline.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from hemline.engines.c_source import CSourceEngine
@@ -107,29 +110,31 @@ def inspect(
         EngineUnavailableError: a package that reads this kind of file is not installed.
         ManifestError: the facts inside it, or the manifest beside it, are not valid.
     """
-    if not path.exists():
+    file = newest(path)
+    if not file.exists():
         raise ModelFileError(f"there is no model file {path}")
     engine = engine_for(path)
-    require_ordinary(path)
-    digest = sha256(path)
-    manifest = _manifest_state(path, digest)
-    if manifest != "matches" and not trust:
+    require_ordinary(file)
+    require_size(path, size_bytes(file), MODEL_BYTES)
+    state, snapshot = _read_listed(path, engine)
+    if state != "matches" and not trust:
         found = guard.inspect_file(path, compute_units)
         return from_json(Inspection, found, f"the inspection of {path}")
-    structure = engine.structure(path)
+    snapshot = snapshot or Snapshot(path, engine)
+    structure = snapshot.structure(engine)
     return Inspection(
         file=path.name,
         engine=engine.name,
-        size_bytes=size_bytes(path),
-        sha256=digest,
-        manifest=manifest,
+        size_bytes=snapshot.size_bytes,
+        sha256=snapshot.sha256,
+        manifest=state,
         inputs=structure.inputs,
         outputs=structure.outputs,
         operators=dict(structure.operators),
         audit=audit(structure.operations),
         facts=embedded_facts(path, structure.embedded_facts),
-        core_ml=_look_ahead(path, compute_units) if engine is CoreMLEngine else None,
-        micro=_try_micro(path) if "micro" in engine_names(path) else None,
+        core_ml=_look_ahead(snapshot, compute_units) if engine is CoreMLEngine else None,
+        micro=_try_micro(snapshot) if "micro" in engine_names(path) else None,
     )
 
 
@@ -143,24 +148,23 @@ def describe_core_ml(outlook: CoreMLOutlook) -> list[str]:
     return lines
 
 
-def _look_ahead(path: Path, compute_units: str) -> CoreMLOutlook:
+def _look_ahead(snapshot: Snapshot, compute_units: str) -> CoreMLOutlook:
     plan: ComputePlan | None = None
     no_plan: str | None = "Core ML plans on macOS 14.4 and later only"
     if runs_here():
-        plan, no_plan = plan_package(path, compute_units)
+        plan, no_plan = plan_package(snapshot.opened, compute_units)
     return CoreMLOutlook(
         plan=plan,
         no_plan=no_plan,
-        forecast=forecast(read_spec(path)) if plan is None else None,
+        forecast=forecast(read_spec(snapshot.opened)) if plan is None else None,
     )
 
 
-def _try_micro(path: Path) -> MicroFit | None:
+def _try_micro(snapshot: Snapshot) -> MicroFit | None:
     try:
-        # Not `load`: the manifest was looked at, and this is a child already, if need be.
-        with open_model(path, engine_for(path, "micro")) as model:
-            engine = cast("MicroEngine | CSourceEngine", model.engine)
-            return MicroFit(arena_bytes=engine.arena_bytes(), reason=None)
+        micro = engine_for(snapshot.path, "micro")
+        engine = cast("MicroEngine | CSourceEngine", snapshot.open(micro, threads=1))
+        return MicroFit(arena_bytes=engine.arena_bytes(), reason=None)
     except EngineUnavailableError:
         return None
     except ModelFileError as error:
@@ -205,10 +209,14 @@ def _describe_forecast(found: Forecast) -> list[str]:
     return lines
 
 
-def _manifest_state(path: Path, digest: str) -> str:
-    if not (path.parent / FILE_NAME).is_file():
-        return "none"
-    recorded = read_manifest(path.parent).sha256_by_file().get(path.name)
-    if recorded is None:
-        return "not listed"
-    return "matches" if recorded == digest else "differs"
+def _read_listed(path: Path, engine: type[Engine]) -> tuple[str, Snapshot | None]:
+    """Returns what the manifest beside a file says of it; and the file as read, if that matches."""
+    if not newest(path.parent / FILE_NAME).exists():
+        return "none", None
+    manifest = read_manifest(path.parent)
+    if path.name not in manifest.sha256_by_file():
+        return "not listed", None
+    try:
+        return "matches", Snapshot(path, engine, manifest.listed(path.name))
+    except ChecksumError:
+        return "differs", None

@@ -10,10 +10,8 @@ from typing import Any
 
 from hemline.commit import newest
 from hemline.documents import decode_fields, from_json, read_content
-from hemline.errors import ChecksumError, ManifestError, ModelFileError
+from hemline.errors import ManifestError
 from hemline.facts import ModelFacts
-from hemline.files import sha256
-from hemline.paths import require_ordinary
 
 SCHEMA = "hemline.manifest/1"
 FILE_NAME = "manifest.json"
@@ -25,10 +23,12 @@ class Listed:
 
     Attributes:
         sha256: the one that the file must have.
+        size_bytes: likewise.
         model: what all files of the manifest share.
     """
 
     sha256: str
+    size_bytes: int
     model: ModelFacts
 
 
@@ -39,41 +39,21 @@ def find_listed(path: Path) -> Listed | None:
         ManifestError: the manifest is not valid.
     """
     document = newest(path.parent / FILE_NAME)
-    if not document.is_file():
+    # Also a link that leads nowhere: whoever put it there expects it to be heeded.
+    if not document.exists() and not document.is_symlink():
         return None
     content = decode_fields(SCHEMA, read_content(document), str(document))
     try:
         files = [content["float_model"], *content["artifacts"]]
-        recorded: Any = {file["file"]: file["sha256"] for file in files}.get(path.name)
+        recorded: Any = {file["file"]: file for file in files}.get(path.name)
         facts = from_json(ModelFacts, content["model"], f"{document}.model")
+        if recorded is None:
+            return None
+        digest, size = recorded["sha256"], recorded["size_bytes"]
     except (KeyError, TypeError) as error:
         raise ManifestError(
-            f"{document} is damaged ({error!r}): restore it, or export again"
+            f"{document} is damaged ({error!r}): restore it, or delete it and export again"
         ) from error
-    return None if recorded is None else Listed(sha256=str(recorded), model=facts)
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Raises unless a file or package is byte for byte the one that a manifest records.
-
-    Raises:
-        ModelFileError: there is no such file, or no ordinary one.
-        ChecksumError: its content differs.
-    """
-    if not path.exists():
-        raise ModelFileError(f"{path} is named in its manifest, but is not there; export again")
-    require_ordinary(path)
-    require_sha256(path, sha256(path), expected)
-
-
-def require_sha256(path: Path, found: str, expected: str) -> None:
-    """Raises unless the SHA-256 found of a file's content is the one that a manifest records.
-
-    Raises:
-        ChecksumError: it is another.
-    """
-    if found != expected:
-        raise ChecksumError(
-            f"{path} has SHA-256 {found[:16]}…, its manifest says {expected[:16]}…; "
-            "the file was changed after the export: restore it, or export again"
-        )
+    if type(digest) is not str or type(size) is not int:
+        raise ManifestError(f"{document} is damaged: {path.name} has no valid SHA-256 or size")
+    return Listed(sha256=digest, size_bytes=size, model=facts)

@@ -1,5 +1,6 @@
 """manifest.json: what a folder of artifacts holds, and the check that it still holds it."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from hemline.commit import newest
 from hemline.documents import read_document, write_document
 from hemline.errors import ManifestError
 from hemline.facts import ModelFacts
-from hemline.listing import FILE_NAME, SCHEMA
+from hemline.listing import FILE_NAME, SCHEMA, Listed
 from hemline.paths import require_plain_name
+from hemline.snapshot import check_listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,10 @@ class Manifest:
     golden_sha256: str | None
 
     def __post_init__(self) -> None:
+        names = [self.float_model.file, *(artifact.file for artifact in self.artifacts)]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is listed more than once")
         for artifact in self.artifacts:
             artifact.facts.require_bounds(self.model.task)
             parent = artifact.facts.parent_sha256
@@ -72,9 +78,15 @@ class Manifest:
 
     def sha256_by_file(self) -> dict[str, str]:
         """Returns the recorded SHA-256 of the float model's file and of each artifact's."""
-        return {self.float_model.file: self.float_model.sha256} | {
-            artifact.file: artifact.sha256 for artifact in self.artifacts
-        }
+        return {file.file: file.sha256 for file in self._files()}
+
+    def listed(self, file: str) -> Listed:
+        """Returns what is recorded of one of the files."""
+        (found,) = (one for one in self._files() if one.file == file)
+        return Listed(sha256=found.sha256, size_bytes=found.size_bytes, model=self.model)
+
+    def _files(self) -> tuple[FloatModel | Artifact, ...]:
+        return (self.float_model, *self.artifacts)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -84,9 +96,20 @@ def read_manifest(folder: Path) -> Manifest:
         ManifestError: there is none, or it is not valid.
     """
     path = newest(folder / FILE_NAME)
-    if not path.is_file():
+    if not path.exists():
         raise ManifestError(f"{folder} has no {FILE_NAME}; `hemline export` makes one")
     return read_document(path, SCHEMA, Manifest)
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises unless a folder's files are byte for byte those that its manifest records.
+
+    Raises:
+        ModelFileError: a file is missing, or no ordinary one.
+        ChecksumError: one differs.
+    """
+    for file in manifest.sha256_by_file():
+        check_listed(folder / file, manifest.listed(file))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -14,12 +14,19 @@ from hemline.commit import newest
 from hemline.documents import decode, to_json
 from hemline.engines import Engine, engine_for, engine_names
 from hemline.engines.base import require_one
-from hemline.errors import EngineUnavailableError, InputError, ManifestError, ModelFileError
+from hemline.errors import (
+    EngineUnavailableError,
+    HemlineError,
+    InputError,
+    ManifestError,
+    ModelFileError,
+)
 from hemline.facts import ModelFacts, TensorSpec
-from hemline.files import sha256, sha256_of
-from hemline.listing import FILE_NAME, Listed, find_listed, require_sha256
-from hemline.paths import require_ordinary
-from hemline.tensors import ImageReader, OutputReader
+from hemline.files import describe_unread
+from hemline.limits import THREADS
+from hemline.listing import FILE_NAME, Listed, find_listed
+from hemline.snapshot import Snapshot
+from hemline.tensors import ImageReader, OutputReader, plain_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +65,13 @@ class Prediction:
         return [self.class_names[i] for i in self.indices]
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
-        """Returns the k most probable classes of each image, with their probabilities."""
+        """Returns the k most probable classes of each image, with their probabilities.
+
+        Raises:
+            InputError: k is below 1.
+        """
+        if k < 1:
+            raise InputError(f"the k most probable classes are 1 or more, got {k}")
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             [(self.class_names[i], float(row[i])) for i in best]
@@ -100,12 +113,21 @@ class Model:
         path: the file.
         engine: what runs it.
         facts: labels, preprocessing and more, or None for a file that Hemline did not make.
+        snapshot: what was opened; None for a model that no file was read for.
     """
 
-    def __init__(self, path: Path, engine: Engine, facts: ModelFacts | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        facts: ModelFacts | None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
         self.path = path
         self.engine = engine
         self.facts = facts
+        # Keeps what an engine reads by itself for as long as it may read on.
+        self.snapshot = snapshot
         # What threading.Lock is, without half a millisecond of imports.
         self._lock = allocate_lock()
         self._labels: tuple[str, ...] = ()
@@ -126,6 +148,7 @@ class Model:
         """Lets go of the engine and its memory. A later call raises InputError."""
         with self._lock:
             self.engine = cast(Engine, _Closed(self.path))
+            self.snapshot = None
 
     @property
     def artifact(self) -> ArtifactFacts | None:
@@ -254,6 +277,8 @@ class Model:
             ModelFileError: the engine cannot run the file.
         """
         names = [spec.name for spec in self.engine.inputs]
+        # Subclasses, such as numpy.matrix, keep shapes of their own.
+        tensors = {name: plain_array(tensor) for name, tensor in tensors.items()}
         if set(tensors) != set(names):
             raise InputError(
                 f"{self.path.name} takes tensors named {', '.join(names)}; got "
@@ -338,13 +363,13 @@ def load(
             `coreml-reference` evaluates it anywhere, slowly, and not as Apple's hardware does to
             the last bit. `litert-builtin` runs a .tflite file without XNNPACK, `micro` in
             TensorFlow Lite Micro.
-        threads: how many threads the engine may use, at least 1.
+        threads: how many threads the engine may use, from 1 to 1,024.
         compute_units: for Core ML, what it may run on: CPU_AND_NE (the default), ALL, CPU_ONLY
             or CPU_AND_GPU.
         trust: opens a file that no manifest lists here at once, without a child process.
 
     Raises:
-        InputError: threads is below 1, or the engine knows no such compute units.
+        InputError: threads is out of range, or the engine knows no such compute units.
         ModelFileError: there is no such file, its engine refuses it or crashes or hangs over it,
             or `engine` is not one for such files.
         ChecksumError: it is not the file that its manifest records.
@@ -352,8 +377,20 @@ def load(
         EngineUnavailableError: its engine is not installed or not for this system.
     """
     path = Path(path)
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= THREADS:
+        raise InputError(f"threads must be at least 1 and at most {THREADS:,}, got {threads}")
+    try:
+        return _load(path, engine, threads, compute_units, trust)
+    # A name that is too long, or a folder that this user may not enter.
+    except (OSError, ValueError) as error:
+        if isinstance(error, HemlineError):
+            raise
+        raise ModelFileError(describe_unread(path, error)) from error
+
+
+def _load(
+    path: Path, engine: str | None, threads: int, compute_units: str | None, trust: bool
+) -> Model:
     if not newest(path).exists():
         raise ModelFileError(f"there is no model file {path}")
     if path.is_dir() and not engine_names(path):
@@ -362,11 +399,8 @@ def load(
     if compute_units is not None:
         _check_compute_units(engine_class, compute_units)
     listed = find_listed(path)
-    if listed is not None:
-        digest = listed.sha256
-    elif trust:
-        digest = None
-    else:
+    digest = None
+    if listed is None and not trust:
         # Costs milliseconds, which a listed file need not pay.
         from hemline import guard
 
@@ -397,7 +431,7 @@ def open_model(
         engine_class: what runs it.
         threads: how many threads the engine may use.
         compute_units: as for `load`.
-        digest: the SHA-256 that the file must have; None: any.
+        digest: the SHA-256 that a file has that no manifest lists; None: any.
         listed: what its manifest says of it; None: the facts inside the file are used.
 
     Raises:
@@ -406,45 +440,28 @@ def open_model(
         ManifestError: the facts inside it are not valid.
         EngineUnavailableError: its engine is not for this system.
     """
-    file = newest(path)
-    require_ordinary(file)
-    given: dict[str, Any] = {} if compute_units is None else {"compute_units": compute_units}
-    if digest is None:
-        opened = engine_class(file, threads, **given)
-    elif engine_class.takes_bytes and file.is_file():
-        content = file.read_bytes()
-        _require_same(path, sha256_of(content), digest, listed)
-        opened = engine_class(file, threads, content=content, **given)
-    else:
-        _require_same(path, sha256(file), digest, listed)
-        opened = engine_class(file, threads, **given)
-        # The engine read it anew, and it may have been exchanged meanwhile.
-        _require_same(path, sha256(file), digest, listed)
-    if listed is not None:
-        return Model(path, opened, listed.model)
-    found = embedded_facts(path, opened.embedded_facts())
-    return Model(path, opened, found.model if found else None)
-
-
-def _require_same(path: Path, found: str, expected: str, listed: Listed | None) -> None:
-    if listed is not None:
-        require_sha256(path, found, expected)
-    elif found != expected:
+    snapshot = Snapshot(path, engine_class, listed)
+    if digest is not None and snapshot.sha256 != digest:
         raise ModelFileError(f"{path} was changed while it was being opened; load it again")
+    opened = snapshot.open(engine_class, threads, compute_units)
+    if listed is not None:
+        return Model(path, opened, listed.model, snapshot)
+    found = embedded_facts(path, opened.embedded_facts())
+    return Model(path, opened, found.model if found else None, snapshot)
 
 
 def _load_folder(
     folder: Path, engine: str | None, threads: int, compute_units: str | None, trust: bool
 ) -> Model:
     """Opens the file of a folder that `load` is documented to take."""
-    if (folder / FILE_NAME).is_file():
+    if newest(folder / FILE_NAME).is_file():
         from hemline.manifest import read_manifest
 
         artifacts = read_manifest(folder).artifacts
         files = [
             folder / artifact.file
             for artifact in sorted(artifacts, key=lambda a: a.facts.recipe != _FIRST_CHOICE)
-            if (folder / artifact.file).exists()
+            if newest(folder / artifact.file).exists()
         ]
     else:
         files = sorted(path for path in folder.iterdir() if engine_names(path))
@@ -502,13 +519,16 @@ def check_embedded_facts(folder: Path, manifest: Manifest) -> None:
     Raises:
         ManifestError: they differ, or a file holds no valid facts.
         ModelFileError: a file cannot be read.
+        ChecksumError: it is not the one that the manifest records.
     """
     from hemline.artifact_facts import EmbeddedFacts
 
     for artifact in manifest.artifacts:
         path = folder / artifact.file
         try:
-            found = embedded_facts(path, engine_for(path).read_facts(path))
+            engine = engine_for(path)
+            snapshot = Snapshot(path, engine, manifest.listed(artifact.file))
+            found = embedded_facts(path, snapshot.read_facts(engine))
         except EngineUnavailableError:
             continue
         if found is None:

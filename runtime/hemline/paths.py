@@ -1,10 +1,13 @@
 """What a path from anywhere may be: nothing that blocks, and nothing outside its folder."""
 
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from hemline.errors import ModelFileError
+from hemline.files import describe_unread, list_package, read_regular, require_regular
+from hemline.limits import DOCUMENT_BYTES
 
 
 def require_plain_name(name: str) -> None:
@@ -24,11 +27,14 @@ def require_ordinary(path: Path) -> None:
         ModelFileError: it is a pipe or a device, which may block whoever reads it; or there is
             one in the package, or a link.
     """
-    if path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ModelFileError(describe_unread(path, error)) from error
+    if not stat.S_ISDIR(mode):
+        require_regular(path, mode)
         return
-    if not path.is_dir():
-        raise ModelFileError(f"{path} is neither a file nor a folder")
-    for inner in path.rglob("*"):
+    for inner in list_package(path):
         if inner.is_symlink() or not (inner.is_file() or inner.is_dir()):
             raise ModelFileError(
                 f"{path} holds {inner.relative_to(path).as_posix()!r}, a link or no ordinary file; "
@@ -56,9 +62,11 @@ def require_inside(package: Path) -> None:
         ModelFileError: it does.
     """
     try:
-        entries = json.loads((package / "Manifest.json").read_bytes())["itemInfoEntries"]
+        entries = json.loads(read_regular(package / "Manifest.json", DOCUMENT_BYTES))[
+            "itemInfoEntries"
+        ]
         named = [str(entry["path"]) for entry in entries.values()]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (ModelFileError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return
     for path in named:
         if not all(map(_is_plain, PurePosixPath(path).parts)):

@@ -1,5 +1,10 @@
 """Image files as a model's pixels."""
 
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.arrays import read_array
 from hemline.errors import EngineUnavailableError, InputError
+from hemline.files import read_regular
+from hemline.limits import PICTURE_BYTES, PICTURE_PIXELS
+from hemline.quiet import held_back
+
+# What Pillow has another program read: PostScript, itself a program, by Ghostscript; and what
+# Windows draws.
+_PROGRAMS = ("EPS", "WMF")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,24 +52,28 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> Picture
         EngineUnavailableError: Pillow is not installed.
     """
     if path.suffix == ".npy":
-        try:
-            with path.open("rb") as file:
-                array: NDArray[Any] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, MemoryError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
+        array = read_array(path, InputError)
         return Picture(pixels=array, conversion=f"{array.dtype} {list(array.shape)}, as it is")
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise InputError(f"{path}: the model takes {shape}, which is no picture; give an .npy file")
     try:
-        from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+        from PIL import ExifTags, Image, ImageOps
     except ImportError as error:
         raise EngineUnavailableError(
             "reading image files needs Pillow, which is not installed: "
             "pip install 'hemline[images]'; .npy files need nothing"
         ) from error
     mode, size = "L" if shape[2] == 1 else "RGB", (shape[1], shape[0])
+    content = io.BytesIO(read_regular(path, PICTURE_BYTES, InputError))
+    Image.init()
     try:
-        with Image.open(path) as image:
+        with (
+            # libtiff complains there of a picture that it reads.
+            held_back(),
+            _few_warnings(Image.DecompressionBombWarning),
+            Image.open(content, formats=[f for f in Image.ID if f not in _PROGRAMS]) as image,
+        ):
+            _require_pixels(path, image.width * image.height)
             steps = [f"{image.width}×{image.height} {image.mode}"]
             upright = ImageOps.exif_transpose(image)
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -73,13 +90,36 @@ def read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> Picture
             if eight_bit.size != size:
                 steps.append(f"stretched to {size[0]}×{size[1]} (bicubic)")
             fitted = eight_bit.convert(mode).resize(size)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read {path} as an image: {error}") from error
+    except InputError:
+        raise
+    # Over a damaged picture Pillow's readers raise whatever they run into.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Pillow names the bytes that it was given, and not the file.
+        reason = re.sub(r"<_io.BytesIO object at \w+>", "it", reason)
+        raise InputError(f"cannot read {path} as an image: {reason}") from error
     pixels = np.asarray(fitted, np.uint8).reshape(shape)
     if invert:
         pixels = 255 - pixels
         steps.append("inverted")
     return Picture(pixels=pixels, conversion=", ".join(steps))
+
+
+@contextmanager
+def _few_warnings(kept: type[Warning]) -> Iterator[None]:
+    """Keeps Pillow's remarks on a picture off stderr; the kept kind is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A picture within a picture, as in .ico files, has a size of its own.
+        warnings.simplefilter("error", kept)
+        yield
+
+
+def _require_pixels(path: Path, count: int) -> None:
+    if count > PICTURE_PIXELS:
+        raise InputError(
+            f"{path} has {count:,} pixels; at most {PICTURE_PIXELS:,} are read: make it smaller"
+        )
 
 
 def _eight_bit(image: Any) -> Any:

@@ -20,8 +20,14 @@ def held_back() -> Iterator[bytearray]:
     """
     said = bytearray()
     with _turn, tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        kept = os.dup(2)
+        # Either may be closed.
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:
+            yield said
+            return
         os.dup2(held.fileno(), 2)
         try:
             yield said

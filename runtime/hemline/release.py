@@ -10,10 +10,11 @@ from pathlib import Path
 from hemline import golden
 from hemline.benchmark import report as bench_report
 from hemline.commit import commit, writing
-from hemline.errors import HemlineError, ManifestError
+from hemline.console import run_safely
+from hemline.errors import ManifestError
 from hemline.facts import Task
-from hemline.listing import FILE_NAME, check_sha256
-from hemline.manifest import read_manifest
+from hemline.listing import FILE_NAME
+from hemline.manifest import check_files, read_manifest
 from hemline.parity import verify as parity
 from hemline.parity.paired import Verdict
 from hemline.report import read_parity
@@ -32,7 +33,7 @@ _DOCUMENTS = (
 def release(build: Path, released: Path) -> list[Path]:
     """Copies each model folder of a build to the same place below `released`, whole or not at all.
 
-    What else lies there is deleted.
+    What else Hemline made there is deleted.
 
     An artifact whose engine does not run on this machine (NOT_RUN) is released as such: its
     parity.json says so.
@@ -58,8 +59,11 @@ def release(build: Path, released: Path) -> list[Path]:
         with writing(target) as stage:
             for name in names:
                 source = folder / name
-                copy = shutil.copytree if source.is_dir() else shutil.copyfile
-                copy(source, stage / name)
+                if source.is_dir():
+                    shutil.copytree(source, stage / name)
+                else:
+                    shutil.copyfile(source, stage / name)
+            check_files(stage, manifest)
             others = {path.name for path in target.iterdir()} - set(names)
             commit(stage, target, remove=[n for n in others if not n.startswith(".hemline-")])
     return [released / folder.name for folder in folders]
@@ -67,8 +71,7 @@ def release(build: Path, released: Path) -> list[Path]:
 
 def _require_releasable(folder: Path) -> None:
     manifest = read_manifest(folder)
-    for file, digest in manifest.sha256_by_file().items():
-        check_sha256(folder / file, digest)
+    check_files(folder, manifest)
     for name in _DOCUMENTS:
         if not (folder / name).is_file():
             raise ManifestError(f"{folder} has no {name}; run `make all` first")
@@ -91,15 +94,10 @@ def _main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print("usage: python -m hemline.release BUILD RELEASED", file=sys.stderr)
         return 2
-    try:
-        folders = release(Path(arguments[0]), Path(arguments[1]))
-    except HemlineError as error:
-        show(f"release: {error}", file=sys.stderr)
-        return 2
-    for folder in folders:
+    for folder in release(Path(arguments[0]), Path(arguments[1])):
         show(f"released {folder}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(run_safely(lambda: _main(sys.argv[1:]), program="release"))

@@ -89,10 +89,11 @@ def report(folder: Path) -> list[Row]:
     timed = bench_report.read_bench(folder / bench_report.FILE_NAME)
     # Of several rows of a file, the first is of the first number of threads, and of a Core ML
     # package also of the compute units that `load` takes, if it ran on those.
-    rows: dict[str, FileBench] = {}
+    rows: dict[tuple[str, str], FileBench] = {}
     for file in timed.files:
         if file.batch == 1 and file.file not in timed.not_run:
-            rows.setdefault(file.sha256, file)
+            rows.setdefault((file.file, file.sha256), file)
+    results = {(result.file, result.sha256): result for result in parity_report.artifacts}
     reference = parity_report.float_model
     return [
         Row(
@@ -118,8 +119,9 @@ def report(folder: Path) -> list[Row]:
                 latency=row.main if row else None,
                 speed=row.speed if row else None,
             )
-            for artifact, result in zip(manifest.artifacts, parity_report.artifacts, strict=True)
-            for row in [rows.get(artifact.sha256)]
+            for artifact in manifest.artifacts
+            for key in [(artifact.file, artifact.sha256)]
+            for result, row in [(results[key], rows.get(key))]
         ),
     ]
 
@@ -175,9 +177,17 @@ def read_parity(folder: Path, manifest: Manifest) -> ParityReport:
     """
     path = folder / parity.FILE_NAME
     result = read_document(path, parity.SCHEMA, ParityReport)
-    verified = {result.float_model.file: result.float_model.sha256} | {
-        artifact.file: artifact.sha256 for artifact in result.artifacts
-    }
-    if verified != manifest.sha256_by_file():
+    reference = result.float_model
+    judged = [(artifact.file, artifact.sha256) for artifact in result.artifacts]
+    listed = [(artifact.file, artifact.sha256) for artifact in manifest.artifacts]
+    if sorted(judged) != sorted(listed) or (reference.file, reference.sha256) != (
+        manifest.float_model.file,
+        manifest.float_model.sha256,
+    ):
         raise ManifestError(f"{path} is of other files than the manifest's; run `hemline verify`")
+    if result.task != manifest.model.task:
+        raise ManifestError(
+            f"{path} judges the task {result.task}, and the manifest's is {manifest.model.task}; "
+            "run `hemline verify`"
+        )
     return result

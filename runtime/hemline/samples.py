@@ -1,8 +1,6 @@
 """Samples to verify or calibrate with, from an .npz file or a data set plug-in."""
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -12,25 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.arrays import read_arrays
 from hemline.errors import DataError
 from hemline.facts import DatasetRef
 
 Split = Literal["train", "validation", "test"]
 ENTRY_POINTS = "hemline.datasets"
-
-# What reading a file that is no .npz archive, or a damaged one, ends in.
-NPZ_ERRORS = (
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    # It declares more than there is room for.
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,16 +124,8 @@ def resolve_samples(data: str | None, dataset: DatasetRef | None, split: Split) 
 
 
 def _read_npz(path: Path) -> Samples:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images = archive["images"]
-            labels, targets = (archive.get(name) for name in ("labels", "targets"))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except NPZ_ERRORS as error:
-        raise DataError(
-            f"{path} must be an .npz file with `images`, and `labels` or `targets`: {error}"
-        ) from error
+    arrays = read_arrays(path, ["images"], optional=["labels", "targets"])
+    images, labels, targets = arrays["images"], arrays.get("labels"), arrays.get("targets")
     if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
         raise DataError(
             f"{path}: labels are {labels.dtype} {labels.shape}, expected integers of shape (n,)"

@@ -62,6 +62,21 @@ def dequantize(integers: NDArray[Any], grid: QuantParams) -> NDArray[np.float32]
     return (integers.astype(np.float32) - np.float32(grid.zero_point)) * np.float32(grid.scale)
 
 
+def plain_array(values: Any) -> Any:
+    """Returns an array of a subclass as a plain one, since numpy.matrix keeps to two axes.
+
+    What is no array is returned as it is.
+
+    Raises:
+        InputError: it is a masked array, whose masked values would pass for true ones.
+    """
+    if type(values) is _ARRAY or not isinstance(values, _ARRAY):
+        return values
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError("a masked array: fill what is masked in it, and give a plain one")
+    return np.asarray(values)
+
+
 class ImageReader:
     """Turns a user's images into one engine's input tensors.
 
@@ -133,6 +148,7 @@ class ImageReader:
         Raises:
             InputError: the shape or dtype is not one that the model takes.
         """
+        images = plain_array(images)
         if not isinstance(images, np.ndarray) or images.dtype not in _DTYPES:
             found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise InputError(

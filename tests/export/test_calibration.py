@@ -99,3 +99,9 @@ def test_other_samples_are_taken(samples: Samples, tested: ModelFacts) -> None:
     elsewhere = replace(tested, dataset=DatasetRef(name="elsewhere", split_seed=0))
     require_untested(leaked, elsewhere)
     require_untested(leaked, replace(tested, dataset=None))
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64])
+def test_a_seed_that_nothing_draws_from(samples: Samples, seed: int) -> None:
+    with pytest.raises(DataError, match=r"a calibration seed is 0 to 2\*\*64 - 1"):
+        draw_calibration(samples, count=10, seed=seed)

@@ -264,7 +264,7 @@ def test_an_export_beside_the_model_keeps_the_model(
     exported: Path, garments: Path, tmp_path: Path
 ) -> None:
     shutil.copy(exported / "separable.float.keras", tmp_path)
-    (tmp_path / "float_predictions.npz").write_text("of the model that was here before")
+    np.savez(tmp_path / "float_predictions.npz", key=["of the model", "before"], outputs=[0.0])
     before = (tmp_path / "separable.float.keras").stat().st_mtime_ns
     export_int8(tmp_path / "separable.float.keras", str(garments / "train.npz"), tmp_path)
     assert (tmp_path / "separable.float.keras").stat().st_mtime_ns == before

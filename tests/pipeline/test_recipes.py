@@ -48,7 +48,7 @@ def parity(folder: Path, garments: Path, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("few") / "few.npz"
     with np.load(garments / "test.npz") as data:
         np.savez(path, images=data["images"][:500], labels=data["labels"][:500])
-    return verify(folder, str(path))
+    return verify(folder, str(path), keep_predictions=True)
 
 
 def check_leads(

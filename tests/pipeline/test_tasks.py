@@ -17,7 +17,7 @@ from hemline.cli import main
 from hemline.documents import decode, encode
 from hemline.errors import DataError, InputError
 from hemline.facts import Preprocessing
-from hemline.files import sha256
+from hemline.files import sha256, size_bytes
 from hemline.golden import read_golden, selftest
 from hemline.manifest import read_manifest, write_manifest
 from hemline.parity.verify import SCHEMA, ArtifactParity, ParityReport, verify
@@ -264,7 +264,9 @@ def replace_artifacts(
         facts = replace(artifact.facts, parent_sha256=manifest.float_model.sha256)
         embedded = EmbeddedFacts(model=manifest.model, artifact=facts)
         recipe.embed(path, encode(EMBEDDED_SCHEMA, embedded))
-        artifacts[artifact.file] = replace(artifact, facts=facts, sha256=sha256(path))
+        artifacts[artifact.file] = replace(
+            artifact, facts=facts, sha256=sha256(path), size_bytes=size_bytes(path)
+        )
     write_manifest(folder, replace(manifest, artifacts=tuple(artifacts.values())))
 
 

@@ -22,7 +22,7 @@ from hemline.benchmark.report import BenchReport, FileBench
 from hemline.benchmark.timing import Clock, Schedule
 from hemline.documents import encode, write_document
 from hemline.facts import DatasetRef, InputFacts, ModelFacts, Preprocessing, QuantParams, TensorSpec
-from hemline.files import sha256
+from hemline.files import sha256, size_bytes
 from hemline.golden import SCHEMA as GOLDEN_SCHEMA
 from hemline.golden import Golden, GoldenArtifact, GoldenFloat
 from hemline.host import Host, Machine
@@ -64,7 +64,7 @@ def verified(exported: Path, few: Path, tmp_path_factory: pytest.TempPathFactory
     """The exported folder, with the float model's predictions on `few`. Copy it to change it."""
     copy = tmp_path_factory.mktemp("verified") / "exported"
     shutil.copytree(exported, copy)
-    verify(copy, str(few))
+    verify(copy, str(few), keep_predictions=True)
     return copy
 
 
@@ -80,7 +80,14 @@ def restate() -> Restate:
             facts = change(EmbeddedFacts(model=manifest.model, artifact=artifact.facts))
             embed = next(recipe.embed for recipe in RECIPES if recipe.suffix == path.suffix)
             embed(path, encode(EMBEDDED_SCHEMA, facts))
-            artifacts.append(replace(artifact, sha256=sha256(path), facts=facts.artifact))
+            artifacts.append(
+                replace(
+                    artifact,
+                    sha256=sha256(path),
+                    size_bytes=size_bytes(path),
+                    facts=facts.artifact,
+                )
+            )
             model = facts.model
         write_manifest(folder, replace(manifest, model=model, artifacts=tuple(artifacts)))
 
@@ -194,7 +201,7 @@ def build(
     float_model = FloatModel(
         file="toy.float.keras",
         sha256=sha256(folder / "toy.float.keras"),
-        size_bytes=1234567,
+        size_bytes=6,
         parameters=9,
     )
     golden = Golden(
@@ -221,7 +228,9 @@ def build(
         float_model=float_model,
         calibration_sample_sha256=("0123456789abcdef",),
         artifacts=tuple(
-            Artifact(file=file, sha256=digest, size_bytes=8, facts=artifact_facts)
+            Artifact(
+                file=file, sha256=digest, size_bytes=size_bytes(folder / file), facts=artifact_facts
+            )
             for file, digest in zip(files, digests, strict=True)
         ),
         omitted={},

@@ -1,6 +1,12 @@
 """What `hemline.child` does besides what the tests of its users show."""
 
+import os
+import signal
+import site
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,14 +14,24 @@ import pytest
 from hemline import child
 from hemline.errors import ChecksumError, ModelFileError
 
-SAY = "import json, sys\ndef say(**a): print(json.dumps(a), flush=True)\n"
+SAY = "import json, os, signal, sys, time\ndef say(**a): print(json.dumps(a), flush=True)\n"
 
 
-def ask(script: str) -> child.Answer:
-    return child.ask([sys.executable, "-c", SAY + script], 60, {})
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., child.Answer]:
+    """Has a child run a script."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def ask(script: str, limit_s: float = 60, **options: dict[str, str]) -> child.Answer:
+        (folder / "asked_script.py").write_text(SAY + script)
+        return child.ask("asked_script", [], limit_s, {}, **options)
+
+    return ask
 
 
-def test_an_error_comes_back_as_it_was() -> None:
+def test_an_error_comes_back_as_it_was(ask: Callable[..., child.Answer]) -> None:
     answer = ask("say(error={'kind': 'ChecksumError', 'message': 'changed'})")
     assert isinstance(answer.error, ChecksumError)
     assert (str(answer.error), answer.failure, answer.refused) == ("changed", "changed", True)
@@ -31,36 +47,163 @@ def test_an_error_comes_back_as_it_was() -> None:
         ("no", ": 'no'"),
     ],
 )
-def test_an_error_of_another_kind_is_a_refusal(error: object, message: str) -> None:
+def test_an_error_of_another_kind_is_a_refusal(
+    ask: Callable[..., child.Answer], error: object, message: str
+) -> None:
     answer = ask(f"say(error={error!r})")
     assert type(answer.error) is ModelFileError
     assert str(answer.error) == message
 
 
-def test_the_last_words_of_one_that_complains_without_end() -> None:
+def test_the_last_words_of_one_that_complains_without_end(
+    ask: Callable[..., child.Answer],
+) -> None:
     answer = ask("sys.stderr.write('x' * 10_000_000 + '\\nthe end\\nINFO: done\\n'); sys.exit(1)")
     assert answer.failure == (
         "its process ended with status 1 while starting; its last words: the end"
     )
 
 
-def test_lists_within_lists_are_no_answer() -> None:
+def test_one_that_answers_without_end(ask: Callable[..., child.Answer]) -> None:
+    start = time.monotonic()
+    answer = ask("while True: print('x' * 1_000_000)")
+    assert answer.failure == "its process said more than 67,108,864 bytes"
+    assert time.monotonic() - start < 50
+
+
+def test_lists_within_lists_are_no_answer(ask: Callable[..., child.Answer]) -> None:
     answer = ask("print('[' * 100_000)")
     assert answer.failure == f"its process said {'[' * 200!r}, not JSON"
 
 
 def test_the_child_imports_from_where_its_parent_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Callable[..., child.Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text("print('{\"found\": 1}')")
-    command = child.command_of("elsewhere")
-    monkeypatch.chdir(tmp_path)
-    # Not from the working folder.
-    assert "No module named elsewhere" in str(child.ask(command, 60, {}).failure)
+    script = "import elsewhere; say(found=elsewhere.__name__)"
+    assert "No module named 'elsewhere'" in str(ask(script).failure)
     monkeypatch.syspath_prepend(tmp_path)
-    assert child.ask(command, 60, {}).results == {"found": 1}
+    (tmp_path / "elsewhere.py").touch()
+    assert ask(script).results == {"found": "elsewhere"}
+    # A path of another type than text is one all the same.
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path[1:]])
+    assert ask(script).results == {"found": "elsewhere"}
 
 
-def test_variables_for_the_child() -> None:
-    command = [sys.executable, "-c", "import os; print(os.environ['A'])"]
-    assert child.ask(command, 60, {}, environment={"A": '{"a": 1}'}).results == {"a": 1}
+@pytest.mark.parametrize("how", ["relative", "empty", "absolute", "in PYTHONPATH"])
+def test_the_child_imports_nothing_from_the_working_folder(
+    ask: Callable[..., child.Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("sitecustomize", "usercustomize", "numpy", "json", "hemline", "elsewhere"):
+        (folder / f"{name}.py").write_text("open('ran', 'w')")
+    entry = {"relative": ".", "empty": "", "absolute": str(folder)}.get(how)
+    if entry is not None:
+        monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    else:
+        monkeypatch.setenv("PYTHONPATH", f"/x:{os.pathsep}{folder}")
+    answer = ask("import hemline, numpy; say(found=numpy.__name__)")
+    assert answer.results == {"found": "numpy"}, answer.failure
+    assert "No module named 'elsewhere'" in str(ask("import elsewhere").failure)
+    assert not Path("ran").exists()
+
+
+def test_the_child_is_isolated(
+    ask: Callable[..., child.Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONINSPECT", "1")
+    answer = ask("say(flags=[sys.flags.isolated, sys.flags.no_user_site, sys.flags.inspect])")
+    assert answer.results == {"flags": [1, 1, 0]}
+    assert site.getusersitepackages() not in ask("say(path=sys.path)").results["path"]
+
+
+def test_a_working_folder_that_was_deleted(
+    ask: Callable[..., child.Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert ask("say(found=1)").results == {"found": 1}
+
+
+def test_arguments_and_variables_for_the_child(
+    ask: Callable[..., child.Answer],
+) -> None:
+    ask("")
+    (Path(sys.path[0]) / "asked_script.py").write_text(
+        SAY + "say(given=sys.argv[1:], variable=os.environ['A'])"
+    )
+    given = ["--option=1", "--", "-c"]
+    answer = child.ask("asked_script", given, 60, {}, environment={"A": "b"})
+    assert answer.results == {"given": given, "variable": "b"}
+
+
+PARENT = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from hemline import child
+child.ask("asked_child", [sys.argv[2]], 600, {})
+"""
+ELSEWHERE = """
+from hemline import child
+def command_of(module, arguments, command_of=child.command_of):
+    command = command_of(module, arguments)
+    start = command.index("-c") + 1
+    command[start] = "import sys; sys.platform = 'darwin'; " + command[start]
+    return command
+child.command_of = command_of
+"""
+CHILD = """
+import os, sys, time
+from hemline import child
+def work(say):
+    open(sys.argv[1] + str(os.getpid()), "w").close()
+    time.sleep(600)
+child.answer(work)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Whoever adopted it may not have asked for its status yet.
+    status = Path(f"/proc/{pid}/status")
+    return not (status.exists() and "State:\tZ" in status.read_text())
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+@pytest.mark.parametrize("by_thread", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_child_does_not_outlive_its_parent(
+    tmp_path: Path, number: signal.Signals, by_thread: bool
+) -> None:
+    (tmp_path / "asked_child.py").write_text(CHILD)
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    parent = subprocess.Popen(
+        # As on a system that cannot be asked to kill.
+        [sys.executable, "-c", ELSEWHERE * by_thread + PARENT, str(tmp_path), f"{pids}/"],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_for(lambda: list(pids.iterdir()) != [])
+        (pid,) = (int(path.name) for path in pids.iterdir())
+        assert is_alive(pid)
+        parent.send_signal(number)
+        parent.wait(30)
+        assert wait_for(lambda: not is_alive(pid))
+    finally:
+        parent.kill()

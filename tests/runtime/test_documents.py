@@ -9,7 +9,7 @@ import pytest
 from hemline.artifact_facts import EMBEDDED_SCHEMA, ArtifactFacts, EmbeddedFacts
 from hemline.benchmark.report import SCHEMA as BENCH_SCHEMA
 from hemline.benchmark.report import BenchReport
-from hemline.documents import decode, encode, read_document, write_document
+from hemline.documents import decode, encode, from_json, read_document, write_document
 from hemline.errors import ManifestError, OutputError
 from hemline.facts import ModelFacts
 from hemline.golden import SCHEMA as GOLDEN_SCHEMA
@@ -175,7 +175,7 @@ def test_nan_is_not_written(tmp_path: Path, number: float) -> None:
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"cannot read .*none\.json: No such file"):
         read_document(tmp_path / "none.json", "small/1", Small)
-    with pytest.raises(ManifestError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(ManifestError, match="is a folder, expected an ordinary file"):
         read_document(tmp_path, "small/1", Small)
 
 
@@ -214,5 +214,13 @@ def test_a_giant_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "giant.json"
     with path.open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ManifestError, match=r"giant\.json has 1,099,511,627,776 bytes, and a doc"):
+    with pytest.raises(
+        ManifestError, match=r"giant\.json has 1,099,511,627,776 bytes; at most 33,554,432 are read"
+    ):
         read_document(path, "small/1", Small)
+
+
+@pytest.mark.parametrize("number", [1 << 64, -(1 << 64), 10**400])
+def test_a_number_beyond_64_bits(number: int) -> None:
+    with pytest.raises(ManifestError, match="x: expected a whole number of 64 bits"):
+        from_json(int, number, "x")

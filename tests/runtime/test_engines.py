@@ -371,7 +371,7 @@ def test_a_folder_that_is_no_core_ml_package(tmp_path: Path) -> None:
 
 def test_the_facts_of_a_damaged_package(exported: Path, tmp_path: Path) -> None:
     package = tmp_path / "a.mlpackage"
-    with pytest.raises(ModelFileError, match=r"a\.mlpackage is no valid Core ML package: FileNot"):
+    with pytest.raises(ModelFileError, match=r"cannot read .*a\.mlpackage.Manifest\.json: No"):
         CoreMLEngine.read_facts(package)
     shutil.copytree(exported / "separable.float16.mlpackage", package)
     spec = package / "Data" / "com.apple.CoreML" / "model.mlmodel"

@@ -67,6 +67,21 @@ def test_an_empty_value_range(model_facts: ModelFacts, maximum: float) -> None:
             {"task": "regression", "labels": (), "floor_accuracy": None, "ceiling_loss": 0.0},
             "a ceiling of loss must be above 0",
         ),
+        (
+            {"task": "tensors", "labels": (), "floor_accuracy": None, "ceiling_loss": 1.0},
+            "a ceiling of loss must be above 0",
+        ),
+        (
+            {
+                "task": "regression",
+                "labels": (),
+                "floor_accuracy": None,
+                "ceiling_loss": float("inf"),
+            },
+            "a ceiling of loss must be above 0 and finite",
+        ),
+        ({"floor_accuracy": float("nan")}, "a floor of accuracy lies from 0 to 1"),
+        ({"floor_accuracy": 1.5}, "a floor of accuracy lies from 0 to 1"),
         ({"labels": ("cat",)}, "labels must be two or more, all different"),
         ({"labels": ("cat", "dog", "cat")}, "labels must be two or more, all different"),
     ],

@@ -1,10 +1,19 @@
+import errno
 import hashlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from hemline.errors import OutputError
-from hemline.files import replacing, sha256, size_bytes, staging, write_bytes
+from hemline import files
+from hemline.errors import DataError, ManifestError, ModelFileError, OutputError
+from hemline.files import read_regular, sha256, size_bytes, staging, write_bytes
+from hemline.limits import MODEL_BYTES, PACKAGE_FILES
 
 
 def test_bytes_are_written_and_replaced(tmp_path: Path) -> None:
@@ -15,34 +24,6 @@ def test_bytes_are_written_and_replaced(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:  # noqa: PT012
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    with pytest.raises(OutputError, match=r"cannot write .*a\.bin: No such file"), replacing(path):
-        pass
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-
-
 def test_a_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
     path, link = tmp_path / "a.bin", tmp_path / "link"
     path.write_bytes(b"old")
@@ -51,25 +32,167 @@ def test_a_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
     assert (path.read_bytes(), link.read_bytes()) == (b"new", b"old")
 
 
-def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.mlpackage"
-    for name in ("old", "new"):
-        with replacing(path) as temporary:
-            temporary.mkdir()
-            (temporary / name).write_text(name)
-    assert [file.name for file in path.iterdir()] == ["new"]
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years")
+    with pytest.raises(OutputError, match=r"cannot write .*thesis: it is a folder; name a file"):
+        write_bytes(tmp_path / "thesis", b"{}")
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+def test_a_link_leads_to_what_is_written(tmp_path: Path) -> None:
+    target, link, new = tmp_path / "far" / "target", tmp_path / "link", tmp_path / "new"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    new.symlink_to("far/later")
+    for path in (link, new):
+        write_bytes(path, b"new")
+        assert path.is_symlink()
+    assert target.read_bytes() == (tmp_path / "far" / "later").read_bytes() == b"new"
+    link.unlink()
+    link.symlink_to(tmp_path / "far")
+    with pytest.raises(OutputError, match="it is a folder"):
+        write_bytes(link, b"newer")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OutputError, match="cannot write"):
+        write_bytes(loop, b"newer")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    for mode in (0o600, 0o640, 0o664):
+        path.chmod(mode)
+        write_bytes(path, b"new")
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_pipe_is_written_through(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    reader.start()
+    write_bytes(path, b"a record")
+    reader.join()
+    assert found == [b"a record"]
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such devices")
+def test_a_device_is_written_through() -> None:
+    write_bytes(Path("/dev/null"), b"a record")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_bytes(Path("/dev/full"), b"a record")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/stdout")
+def test_stdout_by_its_name_goes_on_after_it(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\nfrom hemline.files import write_bytes\n"
+        "print('before', flush=True)\nwrite_bytes(pathlib.Path('/dev/stdout'), b'record\\n')\n"
+        "print('after')"
+    )
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "before\nrecord\nafter\n"
+
+
+def test_a_socket_is_no_place_for_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        with pytest.raises(OutputError, match="it is neither a file nor a pipe"):
+            write_bytes(path, b"")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def fail(_: Path) -> None:
+        assert path.read_bytes() == b"old"
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OutputError, match=r"cannot write .*a\.bin: Input/output error"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_directory_stays_if_the_block_raises(tmp_path: Path) -> None:
-    path = tmp_path / "a.mlpackage"
-    path.mkdir()
-    (path / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:  # noqa: PT012
-        temporary.mkdir()
-        raise ZeroDivisionError
-    assert (path / "old").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_an_ordinary_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert read_regular(path, 5) == b"12345"
+    with pytest.raises(ManifestError, match=r"a has 5 bytes; at most 4 are read of such a file"):
+        read_regular(path, 4, ManifestError)
+    with pytest.raises(DataError, match=r"cannot read .*gone: No such file or directory"):
+        read_regular(tmp_path / "gone", 4, DataError)
+    with pytest.raises(ModelFileError, match=r"is a folder, expected an ordinary file"):
+        read_regular(tmp_path, 4)
+    with pytest.raises(ModelFileError, match=r"cannot read .*: File name too long"):
+        read_regular(tmp_path / ("n" * 256), 4)
+    with pytest.raises(ModelFileError, match=r"cannot read .*null"):
+        read_regular(tmp_path / "a\0b", 4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_what_blocks_or_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for read in (sha256, lambda path: read_regular(path, 100)):
+            with pytest.raises(ModelFileError, match="is neither a file nor a folder"):
+                read(tmp_path / name)
+
+
+def test_a_giant_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "giant"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    for read in (sha256, lambda path: read_regular(path, MODEL_BYTES)):
+        with pytest.raises(ModelFileError, match="has 1,099,511,627,776 bytes; at most 2,147,483"):
+            read(path)
+    package = tmp_path / "package"
+    package.mkdir()
+    path.rename(package / "giant")
+    with pytest.raises(ModelFileError, match="package has 1,099,511,627,776 bytes"):
+        sha256(package)
+
+
+def test_a_file_that_grows_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    fstat = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        with path.open("ab") as file:
+            file.write(b"6")
+        return found
+
+    monkeypatch.setattr(os, "fstat", grow)
+    with pytest.raises(ModelFileError, match="was changed while it was being read"):
+        read_regular(path, 100)
+
+
+def test_a_folder_of_too_much_is_no_package(tmp_path: Path) -> None:
+    for i in range(PACKAGE_FILES + 1):
+        (tmp_path / str(i)).touch()
+    with pytest.raises(ModelFileError, match="holds more than 1,000 files and folders"):
+        sha256(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import hemline
 from hemline.cli import main
 from hemline.documents import encode
 from hemline.engines.litert import LiteRTEngine
-from hemline.errors import ChecksumError, EngineUnavailableError, ManifestError
+from hemline.errors import ChecksumError, EngineUnavailableError, InputError, ManifestError
 from hemline.facts import InputFacts, ModelFacts, Preprocessing
 from hemline.files import sha256
 from hemline.golden import (
@@ -63,7 +63,8 @@ def put(folder: Path, file: str, content: bytes, *, in_golden: bool = False) -> 
     (folder / file).write_bytes(content)
     digest, manifest = sha256(folder / file), read_manifest(folder)
     artifacts = [
-        replace(a, sha256=digest if a.file == file else a.sha256) for a in manifest.artifacts
+        replace(a, sha256=digest, size_bytes=len(content)) if a.file == file else a
+        for a in manifest.artifacts
     ]
     write_manifest(folder, replace(manifest, artifacts=tuple(artifacts)))
     if in_golden:
@@ -210,12 +211,12 @@ def test_an_engine_that_was_missing_at_the_export(folder: Path) -> None:
 
 
 def test_an_engine_that_is_missing_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(path: Path, engine: str | None) -> hemline.Model:
+    def open_model(path: Path, *args: Any, **options: Any) -> hemline.Model:
         if path.suffix == ".onnx":
             raise EngineUnavailableError("no ONNX Runtime")
-        return hemline.load(path, engine=engine)
+        return hemline.model.open_model(path, *args, **options)
 
-    monkeypatch.setattr("hemline.parity.execution.load", load)
+    monkeypatch.setattr("hemline.parity.execution.open_model", open_model)
     report = selftest(folder)
     assert report.verdicts()[:3] == ["PASS", "PASS", "NOT_RUN"]
     assert report.artifacts[2].reason == "no ONNX Runtime"
@@ -395,7 +396,7 @@ def test_a_changed_file_is_refused(folder: Path, file: str) -> None:
     path = folder / file
     changed = path / "Manifest.json" if path.is_dir() else path
     changed.write_bytes(changed.read_bytes() + b"\n")
-    with pytest.raises(ChecksumError, match=f"{file} has SHA-256"):
+    with pytest.raises(ChecksumError, match=f"{file} has (SHA-256|.* bytes)"):
         selftest(folder)
 
 
@@ -403,6 +404,54 @@ def test_a_folder_without_golden_vectors(folder: Path) -> None:
     edit(folder / "manifest.json", golden_sha256=None)
     with pytest.raises(ManifestError, match="names no golden vectors"):
         selftest(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"count": 0, "rows": 0},
+            "expected 1 to 1024 inputs and a seed from 0 on, got 0 of seed 0",
+        ),
+        ({"count": 10**9}, "expected 1 to 1024 inputs"),
+        ({"seed": -1}, "got 16 of seed -1"),
+        ({"seed": 2**70}, "a seed from 0 on"),
+    ],
+)
+def test_a_forged_golden_json(
+    folder: Path, changes: dict[str, int], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "golden.json"
+    document = json.loads(path.read_bytes())
+    if "rows" in changes:
+        for part in (document["float_model"], *document["artifacts"]):
+            part["outputs"] = []
+    path.write_text(json.dumps(document | {k: v for k, v in changes.items() if k != "rows"}))
+    edit(folder / "manifest.json", golden_sha256=sha256(path))
+    capsys.readouterr()
+    assert main(["selftest", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(1e300, 1.0), (-1e300, 1.0), (3.4e38, 0.1), (0.0, 1e300), (0.0, 1e-300), (0.0, 1e-38)],
+)
+def test_preprocessing_that_float32_does_not_hold(
+    folder: Path, mean: float, std: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["model"]["input"]["preprocessing"] |= {"mean": mean, "std": std}
+    path.write_text(json.dumps(document))
+    capsys.readouterr()
+    for command in (["selftest", folder], ["predict", folder, folder / "none.npy"]):
+        assert main(list(map(str, command))) == 2
+        err = capsys.readouterr().err
+        assert "preprocessing needs a finite mean and a std above 0, in float32 too" in err
+        assert err.count("\n") == 1
 
 
 def test_golden_vectors_of_something_else(folder: Path) -> None:
@@ -490,3 +539,8 @@ def test_the_scale_of_tolerances(model_facts: ModelFacts) -> None:
     assert output_scale(tensors, -2 * outputs) == 2.0
     assert output_scale(tensors, outputs - np.float32(3)) == 0.5
     assert output_scale(tensors, np.zeros((2, 3), np.float32)) == 1.0
+
+
+def test_inputs_that_no_memory_holds() -> None:
+    with pytest.raises(InputError, match="have 17,179,869,184 elements; at most 268,435,456 are"):
+        draw_inputs(facts_of((4096, 4096, 1)), 0, 1024)

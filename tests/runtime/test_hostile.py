@@ -16,8 +16,9 @@ from onnx import TensorProto, helper
 
 from hemline.artifact_facts import EmbeddedFacts
 from hemline.cli import main, show_progress
-from hemline.documents import read_document, write_document
+from hemline.documents import read_document, to_json
 from hemline.manifest import read_manifest, write_manifest
+from hemline.ownership import is_ours, is_recorded
 from hemline.parity.verify import FILE_NAME, SCHEMA, ParityReport
 from hemline.report import format_table
 
@@ -140,9 +141,12 @@ def test_tensor_names(tmp_path: Path, shown: Callable[..., str]) -> None:
 def test_reasons(build: Path, shown: Callable[..., str]) -> None:
     folder = build / "toy"
     report = read_document(folder / FILE_NAME, SCHEMA, ParityReport)
-    artifacts = tuple(replace(a, verdict=f"FAIL{HOSTILE}") for a in report.artifacts)
-    write_document(folder / FILE_NAME, SCHEMA, replace(report, artifacts=artifacts))
-    assert r"| FAIL\x1b[2J\x9b1m\r\n\| PASS \|\u202e" in shown("report", folder)
+    path = folder / FILE_NAME
+    document = to_json(report)
+    document["artifacts"][0]["verdict"] = f"FAIL{HOSTILE}"
+    path.write_text(json.dumps({"schema": SCHEMA} | document))
+    # An unknown verdict is an error, which quotes it.
+    assert r"unknown verdict 'FAIL\x1b[2J\x9b1m\r\n| PASS |\u202e" in shown("report", folder)
 
 
 def test_cells_cannot_pass_for_borders() -> None:
@@ -156,3 +160,13 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     show_progress(f"warm up {HOSTILE}")
     # Its own: to the start of the line, and clear that.
     assert capsys.readouterr().err == f"\r\x1b[Kwarm up {SHOWN}"
+
+
+@pytest.mark.parametrize("value", [[[]], {}, {"a": []}])
+def test_records_that_no_set_holds(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "toy.keras").write_bytes(b"floats")
+    manifest = {"float_model": {"file": value, "sha256": value}, "artifacts": [value, {"file": []}]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "training.json").write_text(json.dumps({"keras_file": value}))
+    assert not is_recorded(tmp_path / "toy.keras")
+    assert not is_ours(tmp_path / "toy.keras")

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import hemline
+from hemline.commit import commit, writing
 from hemline.errors import (
     ChecksumError,
     EngineUnavailableError,
@@ -17,7 +18,10 @@ from hemline.errors import (
     ManifestError,
     ModelFileError,
 )
+from hemline.golden import selftest
+from hemline.inspection import inspect
 from hemline.model import Model, Prediction
+from hemline.parity.verify import verify
 from hemline.quiet import quiet
 from hemline_export.backend import tensorflow
 
@@ -156,7 +160,7 @@ def test_a_changed_file_is_refused(folder: Path, file: str) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ChecksumError, match=f"{file} has SHA-256 .* restore it, or export again"):
+    with pytest.raises(ChecksumError, match=f"{file} has SHA-256 .* restore it, or delete it and"):
         hemline.load(path)
 
 
@@ -238,7 +242,7 @@ def test_an_onnx_file_with_names_that_are_no_text(
 def test_a_folder_is_no_model_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"folder{suffix}"
     path.mkdir()
-    with pytest.raises(ModelFileError, match="Is a directory"):
+    with pytest.raises(ModelFileError, match="is a folder, expected an ordinary file"):
         hemline.load(path)
 
 
@@ -476,3 +480,59 @@ def test_facts_from_a_manifest_go_before_those_inside(folder: Path) -> None:
     assert isinstance(model, Model)
     assert model.facts is not None
     assert model.facts.labels[1] == "Pants"
+
+
+@pytest.fixture
+def cut_short(folder: Path, tmp_path: Path) -> Path:
+    """A folder whose first export was killed right after its commit, before any file was moved."""
+    out = tmp_path / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hemline.commit._complete", lambda _: None)
+        with writing(out) as stage:
+            for path in folder.iterdir():
+                path.rename(stage / path.name)
+            commit(stage, out)
+    assert [path.name for path in out.iterdir()] == [".hemline-commit"]
+    return out
+
+
+def test_a_first_export_that_was_killed_after_its_commit(cut_short: Path, few: Path) -> None:
+    image = np.zeros((28, 28), np.uint8)
+    with hemline.load(cut_short) as model:
+        assert model.path == cut_short / "separable.int8.tflite"
+        assert model.predict(image).labels
+    for file in FILES:
+        assert hemline.load(cut_short / file).predict(image).labels
+        assert inspect(cut_short / file).manifest == "matches"
+    assert set(selftest(cut_short).verdicts()) == {"PASS"}
+    assert verify(cut_short, str(few)).data.count == 200
+    assert [path.name for path in cut_short.iterdir()] == [".hemline-commit"]
+
+
+def test_the_k_likeliest(exported: Path) -> None:
+    prediction = hemline.load(exported / FILES[0]).predict(np.zeros((28, 28), np.uint8))
+    assert [len(prediction.top(k)[0]) for k in (1, 10, 11)] == [1, 10, 10]
+    for k in (0, -1):
+        with pytest.raises(InputError, match=f"are 1 or more, got {k}"):
+            prediction.top(k)
+
+
+def test_arrays_of_other_kinds_than_the_plain_one(exported: Path) -> None:
+    model = hemline.load(exported / FILES[0])
+    image = np.arange(784, dtype=np.uint8).reshape(28, 28)
+    expected = model.predict(image).probabilities
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(image)
+    assert (model.predict(matrix).probabilities == expected).all()
+    with pytest.raises(InputError, match="a masked array: fill what is masked"):
+        model.predict(np.ma.masked_equal(image, 3))
+    for other in (image.tolist(), image.astype(">f4"), None):
+        with pytest.raises(InputError):
+            model.predict(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["n" * 256 + ".tflite", "a\0b.tflite", "f/x.tflite"])
+def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(ModelFileError, match=r"(cannot read|there is no model file) "):
+        hemline.load(tmp_path / name)

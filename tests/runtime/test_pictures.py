@@ -198,5 +198,31 @@ def test_an_array_that_declares_more_than_there_is_room_for(tmp_path: Path) -> N
     with (tmp_path / "huge.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (2**50, 28)}
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(InputError, match=r"cannot read .*huge\.npy: "):
+    with pytest.raises(InputError, match=r"cannot read .*huge\.npy as an \.npy file: "):
         read_picture(tmp_path / "huge.npy", GREY, invert=False)
+
+
+@pytest.mark.parametrize("kind", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_libtiff_says_nothing_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = tmp_path / "a.tiff"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(path, compression=kind)
+    with Image.open(path) as image:
+        start, size = image.tag_v2[273][0], image.tag_v2[279][0]
+    content = bytearray(path.read_bytes())
+    content[start + size // 2 : start + size] = b"\x55" * (size - size // 2)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="as an image: "):
+        read_picture(path, GREY, invert=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_array_that_python_2_wrote(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (4L, 4L), }\n"
+    size = len(header).to_bytes(2, "little")
+    content = b"\x93NUMPY\1\0" + size + header + PIXELS.tobytes()
+    (tmp_path / "old.npy").write_bytes(content)
+    # Any warning is an error here.
+    assert (read_picture(tmp_path / "old.npy", GREY, invert=False).pixels == PIXELS).all()

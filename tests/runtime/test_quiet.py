@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -53,3 +55,13 @@ def test_threads_take_turns_and_leave_stderr_as_it_was(capfd: pytest.CaptureFixt
     os.write(2, b"after")
     assert order == ["first", "second"]
     assert capfd.readouterr().err == "after"
+
+
+def test_a_closed_stderr_has_nothing_to_hold_back() -> None:
+    script = (
+        "import os, sys; os.close(2); sys.stderr = None; from hemline.quiet import held_back\n"
+        "with held_back() as said: print('done')\n"
+        "assert not said"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"done\n")

@@ -42,12 +42,16 @@ def test_a_build_that_passes_is_released(build: Path, tmp_path: Path) -> None:
 def test_what_was_released_before_is_replaced(build: Path, tmp_path: Path) -> None:
     old = tmp_path / "artifacts" / "toy" / "old.onnx"
     old.parent.mkdir(parents=True)
-    old.write_text("old")
+    old.write_text('"hemline.facts/1"')
+    notes = old.with_name("notes.txt")
+    notes.write_text("not Hemline's")
     other = tmp_path / "artifacts" / "other" / "kept.onnx"
     other.parent.mkdir()
     other.write_text("kept")
     release(build, tmp_path / "artifacts")
     assert not old.exists()
+    assert notes.exists()
+    release(build, tmp_path / "artifacts")
     assert other.read_text() == "kept"
 
 
@@ -83,6 +87,8 @@ def test_tensors_have_no_floor(build: Path, tmp_path: Path) -> None:
     for artifact in document["artifacts"]:
         artifact["facts"] |= {"margin_pt": None, "least_sqnr_db": 15.0, "least_cosine": 0.98}
     path.write_text(json.dumps(document))
+    parity = build / "toy" / "parity.json"
+    parity.write_text(json.dumps(json.loads(parity.read_bytes()) | {"task": "tensors"}))
     assert release(build, tmp_path / "artifacts") == [tmp_path / "artifacts" / "toy"]
 
 
@@ -101,7 +107,8 @@ def test_a_damaged_document(build: Path) -> None:
 
 @pytest.mark.parametrize("name", ["toy.int8.tflite", "toy.float.keras", "golden.json"])
 def test_a_changed_file(build: Path, name: str) -> None:
-    (build / "toy" / name).write_bytes(b"changed")
+    content = (build / "toy" / name).read_bytes()
+    (build / "toy" / name).write_bytes(content[:-1] + b"?")
     refuse(build, ChecksumError, f"{name} has SHA-256")
 
 

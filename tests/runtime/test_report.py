@@ -30,9 +30,9 @@ def test_a_table_without_rows() -> None:
 def test_the_report_of_a_folder(build: Path) -> None:
     rows = report(build / "toy")
     assert [(row.file, row.size_bytes, row.result, row.verdict) for row in rows] == [
-        ("toy.float.keras", 1234567, 0.91234, "PASS"),
+        ("toy.float.keras", 6, 0.91234, "PASS"),
         ("toy.int8.tflite", 8, 0.9118, "PASS"),
-        ("toy.float16.mlpackage", 8, None, "NOT_RUN"),
+        ("toy.float16.mlpackage", 2, None, "NOT_RUN"),
     ]
     assert [row.change for row in rows] == [None, pytest.approx(-0.05), None]
     assert rows[1].latency is not None
@@ -41,15 +41,56 @@ def test_the_report_of_a_folder(build: Path) -> None:
     assert rows[0].latency is rows[2].latency is None
 
 
+def test_rows_are_paired_by_name_and_content(build: Path) -> None:
+    expected = report(build / "toy")
+    for name in ("parity.json", "bench.json"):
+        path = build / "toy" / name
+        document = json.loads(path.read_bytes())
+        for key in {"artifacts", "files"} & document.keys():
+            document[key].reverse()
+        path.write_text(json.dumps(document))
+    assert report(build / "toy") == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"artifacts": "twice"}, "is of other files than the manifest's"),
+        ({"artifacts": "one"}, "is of other files than the manifest's"),
+        ({"task": "cooking"}, "unknown task 'cooking'; known: classification, "),
+        ({"task": "regression"}, "judges the task regression, and the manifest's is classif"),
+        ({"verdict": "GOOD"}, r"artifacts\[0\]: unknown verdict 'GOOD'; known: PASS, FAIL"),
+        ({"float verdict": ""}, r"float_model: unknown verdict ''; known: PASS, FAIL"),
+    ],
+)
+def test_a_parity_json_that_cannot_be(build: Path, change: dict[str, str], message: str) -> None:
+    path = build / "toy" / "parity.json"
+    document = json.loads(path.read_bytes())
+    ((key, value),) = change.items()
+    match key:
+        case "artifacts":
+            first, second = document["artifacts"]
+            document["artifacts"] = [first, first] if value == "twice" else [second]
+        case "task":
+            document["task"] = value
+        case "verdict":
+            document["artifacts"][0]["verdict"] = value
+        case _:
+            document["float_model"]["verdict"] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(ManifestError, match=message):
+        report(build / "toy")
+
+
 def test_the_cells_of_a_report(build: Path) -> None:
     rows = report(build / "toy")
     assert {row.header() for row in rows} == {
         ("artifact", "bytes", "accuracy", "delta pt", "verdict", "p50 µs", "speed")
     }
     assert [row.cells() for row in rows] == [
-        ("toy.float.keras", "1,234,567", "0.9123", "", "PASS", "", ""),
+        ("toy.float.keras", "6", "0.9123", "", "PASS", "", ""),
         ("toy.int8.tflite", "8", "0.9118", "-0.05", "PASS", "4.4~", ""),
-        ("toy.float16.mlpackage", "8", "", "", "NOT_RUN", "", ""),
+        ("toy.float16.mlpackage", "2", "", "", "NOT_RUN", "", ""),
     ]
     steady = replace(rows[1], latency=summarize_latency([], [12_345] * 3, 1), change=0.0)
     assert steady.cells()[3:] == ("+0.00", "PASS", "12.3", "")

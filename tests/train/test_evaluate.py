@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,10 @@ def test_it_agrees_with_keras(small_dataset: Dataset, small_reference: Reference
     result = evaluate(model.predict(images, verbose=0), labels, small_dataset.labels)
     assert result.loss == pytest.approx(keras_loss, abs=1e-6)
     assert result.accuracy == pytest.approx(keras_accuracy, abs=1e-6)
+
+
+def test_a_best_class_that_is_none_of_them() -> None:
+    found = evaluate(np.eye(2, dtype=np.float32), np.array([0, 1]), ("a", "b"))
+    for key in ("best_class", "worst_class"):
+        with pytest.raises(ValueError, match="'c' is none of the classes"):
+            replace(found, **{key: "c"})

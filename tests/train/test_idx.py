@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from hemline.errors import DataError
+from hemline_train import idx
 from hemline_train.idx import read_idx_images, read_idx_labels, read_labelled_images
 
 PIXELS = bytes(range(256)) * 6 + bytes(32)
@@ -91,3 +93,23 @@ def test_counts_must_agree(tmp_path: Path) -> None:
     labels = write(tmp_path / "labels", struct.pack(">II", 2049, 1) + b"\1")
     with pytest.raises(DataError, match=r"holds 2 images and .* 1 labels"):
         read_labelled_images(images, labels)
+
+
+def test_what_was_hashed_is_what_is_read(tmp_path: Path) -> None:
+    content = struct.pack(">II", 2049, 2) + bytes([3, 4])
+    path = tmp_path / "labels"
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    assert read_idx_labels(path, digest).tolist() == [3, 4]
+    with pytest.raises(DataError, match=r"labels is damaged or not the published file"):
+        read_idx_labels(path, "ab" * 32)
+
+
+def test_a_file_that_is_unpacked_to_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idx, "DATA_BYTES", 1 << 20)
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(bytes(2 << 20)))
+    with pytest.raises(DataError, match=r"labels\.gz has 1,048,577 bytes; at most 1,048,576"):
+        read_idx_labels(path)

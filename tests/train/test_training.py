@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -113,14 +114,34 @@ def test_another_seed_trains(train_small: Train, runs: list[int]) -> None:
     assert first.weights_sha256 != second.weights_sha256
 
 
-def test_a_file_tampered_with_is_made_again(
+def test_a_file_that_is_gone_is_made_again(
     tmp_path: Path, train_small: Train, runs: list[int]
 ) -> None:
     first = train_small()
+    (tmp_path / "out" / "small.float.keras").unlink()
+    assert train_small().weights_sha256 == first.weights_sha256
+    (tmp_path / "out" / "training.json").unlink()
+    # Nothing says any longer that the model is Hemline's own.
+    with pytest.raises(OutputError, match=r"small\.float\.keras is there already"):
+        train_small()
+    assert runs == [0, 0]
+
+
+def test_a_file_that_was_changed_is_not_replaced(
+    tmp_path: Path, train_small: Train, runs: list[int]
+) -> None:
+    train_small()
     for name in ("small.float.keras", "training.json"):
-        (tmp_path / "out" / name).write_bytes(b"{}")
-        assert train_small().weights_sha256 == first.weights_sha256
-    assert runs == [0, 0, 0]
+        path = tmp_path / "out" / name
+        before = path.read_bytes()
+        path.write_bytes(b"{}")
+        message = rf"{name} is there already, and is nothing that Hemline made, or was changed"
+        # Before any training.
+        with pytest.raises(OutputError, match=message):
+            train_small()
+        assert path.read_bytes() == b"{}"
+        path.write_bytes(before)
+    assert runs == [0]
 
 
 def test_everything_that_matters_is_in_the_fingerprint() -> None:
@@ -179,7 +200,13 @@ def test_a_failed_save_leaves_the_old_files(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    before = {"small.float.keras": b"old model", "training.json": b"old report"}
+    digest = hashlib.sha256(b"old model").hexdigest()
+    report = {
+        "schema": "hemline.training/1",
+        "keras_file": "small.float.keras",
+        "keras_sha256": digest,
+    }
+    before = {"small.float.keras": b"old model", "training.json": json.dumps(report).encode()}
     for name, content in before.items():
         (out / name).write_bytes(content)
 

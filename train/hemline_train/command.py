@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hemline.documents import read_document
+from hemline.documents import read_content, read_document
 from hemline.errors import HemlineError
 from hemline.terminal import show
 from hemline_train.dataset import AUTO, NAMES, load_dataset
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out or Path("build") / folder / arguments.model,
     )
     if arguments.json:
-        sys.stdout.write(report_path.read_text(encoding="utf-8"))
+        sys.stdout.write(read_content(report_path).decode())
         return 0
     report = read_document(report_path, SCHEMA, TrainingReport)
     for line in report.summarize().split("\n"):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import DataError, HemlineError
+from hemline.console import run_safely
+from hemline.errors import DataError
 from hemline.facts import Preprocessing
 from hemline.samples import Samples, Split
 from hemline.terminal import printable, show
@@ -203,12 +204,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of Fashion-MNIST")
     parsed = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         show(resolve_name(parsed.name, parsed.data))
-    except HemlineError as error:
-        show(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_safely(run, program="error")
 
 
 if __name__ == "__main__":

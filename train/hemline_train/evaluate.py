@@ -48,6 +48,12 @@ class Evaluation:
     best_class: str
     worst_class: str
 
+    def __post_init__(self) -> None:
+        names = {score.label for score in self.classes}
+        for name in (self.best_class, self.worst_class):
+            if name not in names:
+                raise ValueError(f"{name!r} is none of the classes")
+
 
 def evaluate(
     probabilities: NDArray[np.floating], labels: NDArray[np.int64], names: tuple[str, ...]

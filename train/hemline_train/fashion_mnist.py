@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.errors import DataError
+from hemline.errors import DataError, ModelFileError
 from hemline.files import sha256
 from hemline.terminal import show
-from hemline_train.idx import read_labelled_images
+from hemline_train.idx import read_labelled_images, require_sha256
 
 LABELS = (
     "T-shirt/top",
@@ -147,7 +147,8 @@ def read(
     images, labels = (name for name in FILES if name.startswith(prefix))
     _check_file(folder / images)
     _check_file(folder / labels)
-    return read_labelled_images(folder / images, folder / labels)
+    digests = FILES[images], FILES[labels]
+    return read_labelled_images(folder / images, folder / labels, digests)
 
 
 def _check_files(folder: Path) -> None:
@@ -160,15 +161,13 @@ def _check_file(path: Path) -> None:
         found = sha256(path) if path.is_file() else None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ModelFileError as error:
+        raise DataError(str(error)) from error
     if found is None:
         raise DataError(
             f"{path} is missing; expected a folder with the four files {', '.join(FILES)}"
         )
-    if found != FILES[path.name]:
-        raise DataError(
-            f"{path} is damaged or not the published file: its SHA-256 begins {found[:12]}, "
-            f"expected {FILES[path.name][:12]}; delete it and fetch it again"
-        )
+    require_sha256(path, found, FILES[path.name])
 
 
 def _is_intact(path: Path) -> bool:

@@ -11,6 +11,7 @@ from hemline.documents import to_json
 from hemline.errors import EngineUnavailableError
 from hemline.facts import ModelFacts
 from hemline.host import Host
+from hemline.paths import require_plain_name
 from hemline_train.evaluate import Evaluation
 from hemline_train.settings import TrainSettings
 
@@ -73,6 +74,13 @@ class TrainingReport:
     evaluation: Evaluation
     versions: dict[str, str]
     host: Host
+
+    def __post_init__(self) -> None:
+        require_plain_name(self.keras_file)
+        if not 0 <= self.best_epoch < len(self.curves.val_loss):
+            raise ValueError(
+                f"the best epoch is {self.best_epoch} of {len(self.curves.val_loss)}, from 0"
+            )
 
     def summarize(self) -> str:
         """Returns a few lines for people."""

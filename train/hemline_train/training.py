@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hemline.commit import commit, newest, writing
+from hemline.commit import commit, newest, require_room, writing
 from hemline.documents import read_document, write_document
 from hemline.errors import HemlineError, ManifestError
 from hemline.facts import DatasetRef, InputFacts, ModelFacts, Task
@@ -51,7 +51,8 @@ def train(
         The path of `training.json`.
 
     Raises:
-        OutputError: `out` cannot be written; found out before training.
+        OutputError: `out` cannot be written, or holds a file of these names that Hemline did not
+            make; found out before training.
         HemlineError: training failed.
     """
     if model_name not in REFERENCE_MODELS:
@@ -65,6 +66,7 @@ def train(
         show(f"{model_name}: up to date (same code, data and settings)", file=sys.stderr)
         return report_path
     with writing(out) as stage:
+        require_room(out, [FILE_NAME, f"{model_name}.float.keras"])
         _fit_and_save(model_name, preset, dataset, settings, fingerprint, versions, stage)
         commit(stage, out)
     return out / FILE_NAME

@@ -20,6 +20,8 @@ from hemline.console import (
 )
 from hemline.documents import write_document
 from hemline.host import describe_machine
+from hemline.limits import DRAWN_ELEMENTS, ROUNDS, THREADS
+from hemline.ownership import require_record
 from hemline.report import format_table
 from hemline.terminal import show
 
@@ -34,7 +36,7 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=_positives,
+        type=lambda text: _positives(text, THREADS),
         default=(1,),
         metavar="N[,N]",
         help="that an engine may use, one row for each number (default 1)",
@@ -49,7 +51,7 @@ def add_command(commands: Commands) -> None:
     schedule = Schedule()
     parser.add_argument(
         "--rounds",
-        type=positive,
+        type=lambda text: positive(text, ROUNDS),
         metavar="N",
         help=f"turns of up to {schedule.calls_per_round} calls of each kind (default: until a file "
         f"has made {ENOUGH_CALLS:,}, or was measured for {ENOUGH_NS / 1e9:g} s)",
@@ -85,6 +87,8 @@ def add_command(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.json:
+        require_record(options.json)
     old = read_bench(options.compare) if options.compare else None
     if old is not None:
         # Before the minutes that measuring takes.
@@ -279,5 +283,5 @@ def _ratio(found: Ratio | Speed | None) -> str:
     return f"{found.ratio:.{digits}f}±{reach:.{digits}f}"
 
 
-def _positives(text: str) -> Sequence[int]:
-    return tuple(dict.fromkeys(positive(number) for number in text.split(",")))
+def _positives(text: str, most: int = DRAWN_ELEMENTS) -> Sequence[int]:
+    return tuple(dict.fromkeys(positive(number, most) for number in text.split(",")))

@@ -1,25 +1,24 @@
 """A model file's first answer, and the memory it takes, in a process of its own.
 
 In the process that times many files, memory and a first call say little of each: what one file
-has brought along, the next one finds. The child is
-`python -m hemline.benchmark.first_answer FILE THREADS BATCH`; it prints one JSON object.
+has brought along, the next one finds. The child is this module, called with FILE THREADS BATCH; it
+answers as `hemline.child` says.
 """
 
-import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemline import child
 from hemline.benchmark.timed_calls import bare_call, predict_call
 from hemline.documents import from_json, to_json
-from hemline.errors import HemlineError, ModelFileError
+from hemline.errors import ModelFileError
 from hemline.host import peak_memory_bytes
 from hemline.model import load
 
 TIME_LIMIT_S = 300.0
+WORKER = "hemline.benchmark.first_answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,25 +43,11 @@ def first_answer(path: Path, threads: int, batch: int) -> FirstAnswer:
     Raises:
         ModelFileError: the child does not answer.
     """
-    # -P: else Python would look for modules in the working folder first, whoever filled that.
-    module = ["-P", "-m", "hemline.benchmark.first_answer"]
-    command = [sys.executable, *module, str(path), str(threads), str(batch)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelFileError(
-            f"{path}: a process of its own gave no answer within {TIME_LIMIT_S:g} s"
-        ) from error
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise ModelFileError(
-            "; its last words: ".join(
-                [f"{path}: a process of its own ended with status {done.returncode}", *last]
-            )
-        )
-    return from_json(FirstAnswer, json.loads(done.stdout), f"the first answer of {path}")
+    arguments = [str(path), str(threads), str(batch)]
+    answer = child.ask(WORKER, arguments, TIME_LIMIT_S, {})
+    if answer.failure is not None:
+        raise ModelFileError(f"{path}: {answer.failure}")
+    return from_json(FirstAnswer, answer.results.get("first"), f"the first answer of {path}")
 
 
 def answer_once(path: Path, threads: int, batch: int) -> FirstAnswer:
@@ -82,16 +67,9 @@ def answer_once(path: Path, threads: int, batch: int) -> FirstAnswer:
 
 
 def _main(file: str, threads: str, batch: str) -> int:
-    # What libraries print must not stand beside the JSON.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        try:
-            found = answer_once(Path(file), int(threads), int(batch))
-        except HemlineError as error:
-            print(error, file=sys.stderr)
-            return 2
-        json.dump(to_json(found), answer)
-    return 0
+    return child.answer(
+        lambda say: say({"first": to_json(answer_once(Path(file), int(threads), int(batch)))})
+    )
 
 
 if __name__ == "__main__":

@@ -59,6 +59,16 @@ class Latency:
     warmup_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not self.samples_ns or len(self.samples_ns) % self.rounds:
+            raise ValueError(
+                f"{len(self.samples_ns)} samples of {self.rounds} rounds, expected as many of each"
+            )
+        if min(self.samples_ns) < 0:
+            raise ValueError(f"a call took {min(self.samples_ns)} ns, expected 0 or more")
+        if min(self.median_ns, self.p10_ns, self.p90_ns) < 0:
+            raise ValueError(f"a percentile is below 0: {self.p10_ns} to {self.p90_ns} ns")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:

@@ -33,6 +33,12 @@ class Speed:
     high: float
     verdict: str
 
+    def __post_init__(self) -> None:
+        if self.verdict not in (FASTER, SIZE_ONLY):
+            raise ValueError(
+                f"unknown verdict of speed {self.verdict!r}; known: {FASTER}, {SIZE_ONLY}"
+            )
+
 
 def judge_speed(file: str, reference: str, found: Ratio) -> Speed | None:
     """Judges how often a file's latency goes into its float file's; None without an interval."""

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline.benchmark.timing import Call
+from hemline.errors import InputError
 from hemline.facts import ModelFacts, Task, TensorSpec
+from hemline.limits import DRAWN_ELEMENTS
 from hemline.model import Model
 
 _SEED = 0
@@ -109,6 +111,11 @@ def _noise(spec: TensorSpec, batch: int) -> NDArray[Any]:
 
 
 def _noise_bytes(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if math.prod(shape) > DRAWN_ELEMENTS:
+        raise InputError(
+            f"a call on {list(shape)} takes {math.prod(shape):,} elements; at most "
+            f"{DRAWN_ELEMENTS:,} are drawn: choose a smaller batch"
+        )
     # NumPy's own generators would cost a process 3 MiB.
     noise = random.Random(_SEED).randbytes(math.prod(shape))
     return np.frombuffer(noise, np.uint8).reshape(shape)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hemline.benchmark.latency import Latency, summarize_latency
+from hemline.limits import ROUNDS
 
 # A case is measured until it has made so many calls of each kind, or for so long.
 ENOUGH_CALLS = 2_000
@@ -36,6 +37,13 @@ class Schedule:
     warmup_calls: int = 50
     calls_per_round: int = 50
     rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        calls, rounds = (self.warmup_calls, self.calls_per_round), self.rounds
+        if not (
+            1 <= min(calls) <= max(calls) <= ROUNDS and (rounds is None or 1 <= rounds <= ROUNDS)
+        ):
+            raise ValueError(f"calls and rounds are 1 to {ROUNDS:,}, got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemline import child
+from hemline.arrays import read_array
 from hemline.child import Answer
 from hemline.coreml.plan import ComputePlan
 from hemline.documents import from_json
@@ -21,7 +22,7 @@ from hemline.errors import EngineUnavailableError, ModelFileError
 
 # Compiling a large model for the Neural Engine took 140 s in coremltools' issue 2758.
 TIME_LIMIT_S = 300.0
-WORKER = child.command_of("hemline.coreml.worker")
+WORKER = "hemline.coreml.worker"
 
 _STEPS = {
     "load": "loading it",
@@ -48,7 +49,7 @@ def plan_package(path: Path, compute_units: str) -> tuple[ComputePlan | None, st
 
 
 def run_package(
-    path: Path, compute_units: str, images: NDArray[Any]
+    path: Path, compute_units: str, images: NDArray[Any], *, expected_sha256: str
 ) -> tuple[NDArray[np.float32] | None, Answer]:
     """Returns a package's outputs, float32 (n, *output shape), and what else its child said.
 
@@ -58,6 +59,7 @@ def run_package(
         path: the package.
         compute_units: what Core ML may run on.
         images: a batch, as `Model.outputs` takes it.
+        expected_sha256: the package's.
 
     Raises:
         ChecksumError: it is not the file that its manifest records.
@@ -67,10 +69,11 @@ def run_package(
     with tempfile.TemporaryDirectory(prefix="hemline-") as folder:
         given, made = Path(folder) / "images.npy", Path(folder) / "outputs.npy"
         np.save(given, images, allow_pickle=False)
-        answer = ask_child(path, compute_units, ["--outputs", str(given), str(made)])
+        steps = ["--sha256", expected_sha256, "--outputs", str(given), str(made)]
+        answer = ask_child(path, compute_units, steps)
         if "outputs" not in answer.results:
             return None, answer
-        outputs: NDArray[np.float32] = np.load(made, allow_pickle=False)
+        outputs: NDArray[np.float32] = read_array(made)
     return outputs, answer
 
 
@@ -85,15 +88,17 @@ def ask_child(
         path: the package.
         compute_units: what Core ML may run on.
         steps: options of `hemline.coreml.worker`: `--plan`, `--timing WARMUP CALLS ROUNDS BATCH`
-            (no rounds: as many as it takes), `--outputs IMAGES.npy OUTPUTS.npy`.
+            (no rounds: as many as it takes), `--outputs IMAGES.npy OUTPUTS.npy`, `--sha256` that
+            the package must have.
         time_limit_s: for all of it; `TIME_LIMIT_S` unless given.
 
     Raises:
         ChecksumError: it is not the file that its manifest records.
         ManifestError: its manifest or the facts inside it are not valid.
     """
-    command = [*WORKER, str(path), compute_units, *steps]
-    answer = child.ask(command, TIME_LIMIT_S if time_limit_s is None else time_limit_s, _STEPS)
+    arguments = [str(path), compute_units, *steps]
+    limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
+    answer = child.ask(WORKER, arguments, limit_s, _STEPS)
     if answer.error is not None and type(answer.error) not in _RESULTS:
         raise answer.error
     return answer

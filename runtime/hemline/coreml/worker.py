@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hemline import child
+from hemline.arrays import read_array
 from hemline.benchmark.first_answer import FirstAnswer
 from hemline.benchmark.run import bench_model
 from hemline.benchmark.timing import Schedule
@@ -23,6 +24,7 @@ from hemline.documents import to_json
 from hemline.engines.coreml import CoreMLEngine
 from hemline.host import peak_memory_bytes
 from hemline.model import load
+from hemline.snapshot import require_sha256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hemline.coreml.worker", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("compute_units", choices=CoreMLEngine.compute_units)
+    parser.add_argument("--sha256", help="that the package must have")
     parser.add_argument("--plan", action="store_true")
     counts = ("WARMUP", "CALLS", "ROUNDS", "BATCH")
     parser.add_argument("--timing", type=int, nargs=4, metavar=counts)
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.timing,
             options.outputs,
             say,
+            expected_sha256=options.sha256,
         )
     )
 
@@ -54,17 +58,21 @@ def work(
     timing: Sequence[int] | None,
     outputs: Sequence[Path] | None,
     say: Say,
+    *,
+    expected_sha256: str | None = None,
 ) -> None:
     """Loads a package and, as asked, plans it, times it and runs it on images.
 
     Raises:
-        HemlineError: it cannot be loaded or planned.
+        HemlineError: it cannot be loaded or planned, or has another SHA-256.
     """
     say({"begin": "load"})
     start = time.perf_counter_ns()
     # This is a child already.
     model = load(file, compute_units=compute_units, trust=True)
     load_ns = time.perf_counter_ns() - start
+    if expected_sha256 is not None and model.snapshot is not None:
+        require_sha256(file, model.snapshot.sha256, expected_sha256)
     if plan and isinstance(model.engine, CoreMLEngine):
         say({"begin": "plan"})
         say({"plan": to_json(read_plan(model.engine.compiled_path(), compute_units))})
@@ -81,7 +89,7 @@ def work(
     if outputs:
         say({"begin": "outputs"})
         given, made = outputs
-        values = model.outputs(np.load(given, allow_pickle=False))
+        values = model.outputs(read_array(given))
         np.save(made, values, allow_pickle=False)
         say({"outputs": len(values)})
 

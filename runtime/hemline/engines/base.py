@@ -85,19 +85,28 @@ class Engine(ABC):
         """Returns the facts document inside the file, or None if it has none."""
 
     @classmethod
-    def read_facts(cls, path: Path) -> bytes | None:
+    def read_facts(cls, path: Path, content: bytes | None = None) -> bytes | None:
         """Returns the facts document inside a file, with as few packages as that takes.
+
+        Args:
+            path: the file.
+            content: as for the constructor.
 
         Raises:
             EngineUnavailableError: a package that reads this kind of file is not installed.
             ModelFileError: it is not such a file.
         """
-        return cls(path, threads=1).embedded_facts()
+        given: dict[str, Any] = {"content": content} if cls.takes_bytes else {}
+        return cls(path, threads=1, **given).embedded_facts()
 
     @classmethod
     @abstractmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:
         """Reads a file's structure, which may need other packages than running it does.
+
+        Args:
+            path: the file.
+            content: as for the constructor.
 
         Raises:
             EngineUnavailableError: a package that reads this kind of file is not installed.

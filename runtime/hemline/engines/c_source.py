@@ -16,6 +16,8 @@ from hemline.engines.base import Engine
 from hemline.engines.litert import LiteRTEngine
 from hemline.engines.structure import FileStructure
 from hemline.errors import ModelFileError
+from hemline.files import read_regular
+from hemline.limits import MODEL_BYTES
 
 _ARRAY = re.compile(r"\bunsigned char \w+\[\] = \{([0-9a-fx,\s]*)\};")
 
@@ -43,11 +45,11 @@ class CSourceEngine(Engine):
         return self._engine.embedded_facts()
 
     @classmethod
-    def read_facts(cls, path: Path) -> bytes | None:
+    def read_facts(cls, path: Path, content: bytes | None = None) -> bytes | None:  # noqa: ARG003
         return _open(path).embedded_facts()
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:  # noqa: ARG003
         return _open(path).describe()
 
     @classmethod
@@ -73,10 +75,10 @@ def read_array(folder: Path) -> bytes:
     if len(sources) != 1:
         raise ModelFileError(f"{folder} holds {len(sources)} .cc files, expected exactly one")
     try:
-        found = _ARRAY.findall(sources[0].read_text("utf-8"))
+        found = _ARRAY.findall(read_regular(sources[0], MODEL_BYTES).decode())
         (numbers,) = found
         return bytes(int(number, 16) for number in numbers.replace(",", " ").split())
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ModelFileError(
             f"{sources[0]} holds no array of bytes as `hemline export --recipes micro` writes it"
         ) from error

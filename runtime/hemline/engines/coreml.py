@@ -15,6 +15,8 @@ from hemline.engines.base import Engine
 from hemline.engines.structure import FileStructure
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
+from hemline.files import read_regular
+from hemline.limits import DOCUMENT_BYTES, MODEL_BYTES
 from hemline.paths import require_inside
 from hemline.quiet import quiet
 
@@ -79,19 +81,18 @@ class CoreMLEngine(Engine):
         return path
 
     @classmethod
-    def read_facts(cls, path: Path) -> bytes | None:
+    def read_facts(cls, path: Path, content: bytes | None = None) -> bytes | None:  # noqa: ARG003
         # Without coremltools, which Linux boards do not have and which imports TensorFlow where
         # that is installed, so that facts can be checked on any machine in milliseconds.
         require_inside(path)
         try:
-            package = json.loads((path / "Manifest.json").read_bytes())
+            package = json.loads(read_regular(path / "Manifest.json", DOCUMENT_BYTES))
             item = package["itemInfoEntries"][package["rootModelIdentifier"]]
-            spec = (path / "Data" / item["path"]).read_bytes()
+            spec = read_regular(path / "Data" / item["path"], MODEL_BYTES)
             for entry in _fields(spec, *_USER_DEFINED_METADATA):
                 if list(_fields(entry, _MAP_KEY)) == [EMBEDDED_KEY.encode()]:
                     return next(_fields(entry, _MAP_VALUE))
         except (
-            OSError,
             ValueError,
             KeyError,
             TypeError,
@@ -103,7 +104,7 @@ class CoreMLEngine(Engine):
         return None
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:  # noqa: ARG003
         from hemline.engines.coreml_operations import read_operations
 
         model = open_package(path, load=False)

@@ -12,6 +12,8 @@ import numpy as np
 from hemline.engines.base import Engine
 from hemline.errors import EngineUnavailableError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, QuantParams, TensorSpec
+from hemline.files import read_regular
+from hemline.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +37,7 @@ class LiteRTEngine(Engine):
 
     def __init__(self, path: Path, threads: int, *, content: bytes | None = None) -> None:
         try:
-            self._content = path.read_bytes() if content is None else content
+            self._content = read_regular(path, MODEL_BYTES) if content is None else content
             self._interpreter = Interpreter(
                 model_content=self._content,
                 num_threads=threads,
@@ -121,8 +123,8 @@ class LiteRTEngine(Engine):
         )
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
-        return cls(path, threads=1).describe()
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:
+        return cls(path, threads=1, content=content).describe()
 
     @classmethod
     def version(cls) -> str:

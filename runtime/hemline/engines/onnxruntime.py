@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hemline.engines.base import Engine
-from hemline.errors import EngineUnavailableError, ModelFileError
+from hemline.errors import EngineUnavailableError, HemlineError, ModelFileError
 from hemline.facts import EMBEDDED_KEY, TensorSpec
+from hemline.files import read_regular
+from hemline.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class ONNXRuntimeEngine(Engine):
         try:
             self._session = onnxruntime.InferenceSession(
                 # Given bytes, it reads no other file that the model may name.
-                path.read_bytes() if content is None else content,
+                read_regular(path, MODEL_BYTES) if content is None else content,
                 options,
                 providers=["CPUExecutionProvider"],
                 # The fallback is to the same provider, and announced on stdout.
@@ -66,6 +68,8 @@ class ONNXRuntimeEngine(Engine):
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             self._metadata = self._session.get_modelmeta().custom_metadata_map
         # ONNX Runtime's exceptions share no base class below Exception.
+        except HemlineError:
+            raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelFileError(f"ONNX Runtime refuses {path}: {reason}") from error
@@ -84,7 +88,7 @@ class ONNXRuntimeEngine(Engine):
         return None if text is None else text.encode()
 
     @classmethod
-    def structure(cls, path: Path) -> FileStructure:
+    def structure(cls, path: Path, content: bytes | None = None) -> FileStructure:
         from hemline.engines.onnx_operations import read_operations
         from hemline.engines.structure import FileStructure
 
@@ -94,11 +98,14 @@ class ONNXRuntimeEngine(Engine):
             raise EngineUnavailableError(
                 "reading an .onnx file's operators needs onnx: pip install onnx"
             ) from error
-        engine = cls(path, threads=1)
+        content = read_regular(path, MODEL_BYTES) if content is None else content
+        engine = cls(path, threads=1, content=content)
         return FileStructure(
             inputs=engine.inputs,
             outputs=engine.outputs,
-            operations=read_operations(onnx.shape_inference.infer_shapes(onnx.load(path))),
+            operations=read_operations(
+                onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+            ),
             embedded_facts=engine.embedded_facts(),
         )
 

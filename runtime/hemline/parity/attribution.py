@@ -69,7 +69,8 @@ def measure_step(
         top, new_top = p.argmax(axis=1), q.argmax(axis=1)
         delta = 100 * float((new_top == labels).mean() - (top == labels).mean())
         agreement = float((top == new_top).mean())
-        change = float(np.abs(p - q).max())
+        # What is no probability may be as large as float32 holds.
+        change = float(np.abs(np.subtract(p, q, dtype=np.float64)).max())
     if mean_loss is not None:
         old, new = mean_loss(p), mean_loss(q)
         growth = 100 * (new / old - 1) if old else None

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from hemline.parity.paired import Verdict
+from hemline.parity.paired import MOST_TO_SETTLE, Verdict
 
 SEED = 0
 # Efron and Tibshirani ask for 1,000 or more for an interval. With these the share of draws beyond
@@ -109,7 +109,8 @@ def compare_losses(
         # An interval's width falls with the square root of n.
         reach = one_high - growth if growth < margin else growth - one_low
         ratio = reach / abs(growth - margin)
-        n_to_settle = max(LEAST_SAMPLES, math.ceil(n * ratio**2)) if ratio < math.inf else None
+        wanted = n * ratio * ratio
+        n_to_settle = max(LEAST_SAMPLES, math.ceil(wanted)) if wanted < MOST_TO_SETTLE else None
     return LossGrowth(
         n=n,
         float_loss=float(reference.mean()),

@@ -15,7 +15,8 @@ from hemline.coreml import device as coreml_device
 from hemline.engines import engine_for
 from hemline.engines.coreml import DEFAULT_COMPUTE_UNITS, CoreMLEngine
 from hemline.errors import EngineUnavailableError, ModelFileError, UnknownOperationError
-from hemline.model import load
+from hemline.listing import Listed
+from hemline.model import open_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +25,14 @@ class Job:
 
     Attributes:
         path: the file.
+        listed: what its manifest says of it.
         engine: what runs it; None for the engine that `load` takes.
         count: on the first so many images only; None: on all.
         may_be_refused: an engine that refuses the file is a result, and no error.
     """
 
     path: Path
+    listed: Listed
     engine: str | None
     count: int | None = None
     may_be_refused: bool = False
@@ -101,10 +104,10 @@ def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:
     try:
         engine = engine_for(job.path, job.engine)
         if engine is CoreMLEngine:
-            run = _run_core_ml(job.path, images)
+            run = _run_core_ml(job, images)
             return lambda: run
         name = engine.name
-        model = load(job.path, engine=job.engine)
+        model = open_model(job.path, engine, listed=job.listed)
     except refusals as error:
         refused = Run(engine=name, reason=str(error))
         return lambda: refused
@@ -123,8 +126,10 @@ def _prepare(job: Job, images: NDArray[Any]) -> Callable[[], Run]:
     return call
 
 
-def _run_core_ml(path: Path, images: NDArray[Any]) -> Run:
-    outputs, answer = coreml_device.run_package(path, DEFAULT_COMPUTE_UNITS, images)
+def _run_core_ml(job: Job, images: NDArray[Any]) -> Run:
+    outputs, answer = coreml_device.run_package(
+        job.path, DEFAULT_COMPUTE_UNITS, images, expected_sha256=job.listed.sha256
+    )
     if outputs is None:
         return Run(
             engine=CoreMLEngine.name, reason=answer.failure or "", crashed=not answer.refused

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hemline.artifact_facts import ArtifactFacts
 from hemline.errors import DataError
-from hemline.facts import ModelFacts, Task, TensorSpec
+from hemline.facts import ModelFacts, Task
 from hemline.parity.attribution import Step, explain_steps, measure_step
 from hemline.parity.bootstrap import LossGrowth, compare_losses
 from hemline.parity.measures import (
@@ -120,6 +120,12 @@ class _ClassJudge(Judge):
     def __init__(self, facts: ModelFacts, samples: Samples, reference: Outputs) -> None:
         super().__init__(facts, samples, reference)
         self._labels = labels_of(facts, samples)
+        strange = _first_without_probabilities(reference)
+        if strange is not None:
+            raise DataError(
+                f"the float model's outputs are no probabilities: those of sample {strange} sum to "
+                f"{reference[strange].sum(dtype=np.float64):g}; if they are stored, delete them"
+            )
         self._right = reference.argmax(axis=1) == self._labels
 
     def measure_float(self) -> Mapping[str, Any]:
@@ -131,12 +137,13 @@ class _ClassJudge(Judge):
         }
 
     def judge(self, artifact: ArtifactFacts, outputs: Outputs, steps: Sequence[Step]) -> Judgement:
-        strange = _first_without_probabilities(outputs, artifact.output)
+        grid = artifact.output.quantization
+        strange = _first_without_probabilities(outputs, grid.scale if grid else 0.0)
         if strange is not None:
             return Judgement(
                 verdict=Verdict.FAIL,
                 reason=f"the outputs are no probabilities: those of sample {strange} sum to "
-                f"{outputs[strange].sum():g}; was the softmax lost?",
+                f"{outputs[strange].sum(dtype=np.float64):g}; was the softmax lost?",
                 measures={},
             )
         assert artifact.margin_pt is not None
@@ -384,10 +391,15 @@ def _with_steps(verdict: str, reason: str, steps: Sequence[Step]) -> str:
     return reason if verdict == Verdict.PASS else f"{reason}; {explain_steps(steps)}"
 
 
-def _first_without_probabilities(outputs: Outputs, tensor: TensorSpec) -> int | None:
-    """Returns the first sample whose outputs are not in [0, 1] with a sum of 1, or None."""
+def _first_without_probabilities(outputs: Outputs, scale: float = 0.0) -> int | None:
+    """Returns the first sample whose outputs are not in [0, 1] with a sum of 1, or None.
+
+    Args:
+        outputs: float32 (n, classes).
+        scale: of their integer grid, if they come from one.
+    """
     # Float16 rounds each of them by 2⁻¹² at the most, an integer grid by half a step.
-    step = tensor.quantization.scale / 2 if tensor.quantization else 2**-12
-    slack = 1e-3 + step * outputs.shape[1]
-    strange = (np.abs(outputs.sum(axis=1) - 1) > slack) | (outputs.min(axis=1) < -slack)
+    slack = 1e-3 + (scale / 2 or 2**-12) * outputs.shape[1]
+    sums = outputs.sum(axis=1, dtype=np.float64)
+    strange = (np.abs(sums - 1) > slack) | (outputs.min(axis=1) < -slack)
     return int(np.argmax(strange)) if strange.any() else None

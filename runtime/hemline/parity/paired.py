@@ -6,7 +6,7 @@ the evidence on their difference in accuracy, (c − b) / n, lies in those two c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 # Standard normal quantiles: 95 % one-sided, and 95 % two-sided.
 Z_ONE_SIDED = 1.6448536269514722
 Z_TWO_SIDED = 1.959963984540054
+# Nobody has as many samples: beyond it, no number of them settles a verdict.
+MOST_TO_SETTLE = 1e15
 
 
 class Verdict(StrEnum):
@@ -25,6 +27,20 @@ class Verdict(StrEnum):
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
     NOT_RUN = "NOT_RUN"
+
+
+def require_verdict(verdict: str, known: Iterable[Verdict] = Verdict) -> None:
+    """Raises unless a word is a verdict.
+
+    Args:
+        verdict: the word.
+        known: the verdicts that it may be.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if verdict not in tuple(known):
+        raise ValueError(f"unknown verdict {verdict!r}; known: {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +100,10 @@ def compare_paired(*, n: int, b: int, c: int, margin_pt: float) -> PairedResult:
     else:
         # With fixed shares of b and c the score grows with the square root of n.
         score = score_statistic(n=n, b=b, c=c, difference=-margin_pt / 100)
-        n_to_settle = math.ceil(n * (Z_ONE_SIDED / score) ** 2) if score else None
+        ratio = Z_ONE_SIDED / abs(score) if score else math.inf
+        wanted = n * ratio * ratio
+        # Fewer than there are: next to 0, a score is what rounding makes it.
+        n_to_settle = math.ceil(wanted) if n <= wanted < MOST_TO_SETTLE else None
     return PairedResult(
         n=n,
         b=b,

@@ -15,25 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemline.arrays import read_arrays
 from hemline.artifact_facts import ArtifactFacts
 from hemline.audit import Audit, audit
 from hemline.benchmark.speed import Speed
+from hemline.commit import newest
 from hemline.engines import engine_for, stand_in
 from hemline.engines.coreml import CoreMLEngine
 from hemline.engines.coreml_reference import CAVEAT, CoreMLReferenceEngine
 from hemline.errors import DataError, EngineUnavailableError, InputError, OutputError
-from hemline.facts import ModelFacts, Task
+from hemline.facts import ModelFacts, Task, require_task
 from hemline.files import write_bytes
 from hemline.host import Host, describe_host
-from hemline.listing import check_sha256
-from hemline.manifest import Artifact, Manifest, read_manifest
-from hemline.model import check_embedded_facts, load
+from hemline.manifest import Artifact, Manifest, check_files, read_manifest
+from hemline.model import check_embedded_facts, open_model
 from hemline.parity.attribution import ENGINE, FLOAT_EXPORT, Step
 from hemline.parity.bootstrap import LossGrowth
 from hemline.parity.execution import Job, Run, run_jobs
 from hemline.parity.judgement import Fidelity, Judge, judge_for, require_fit
-from hemline.parity.paired import ClassChange, ErrorGrowth, PairedResult, Verdict
-from hemline.samples import NPZ_ERRORS, Samples, resolve_samples
+from hemline.parity.paired import ClassChange, ErrorGrowth, PairedResult, Verdict, require_verdict
+from hemline.samples import Samples, resolve_samples
+from hemline.snapshot import Snapshot
 
 SCHEMA = "hemline.parity/2"
 FILE_NAME = "parity.json"
@@ -79,6 +81,9 @@ class FloatParity:
     floor_accuracy: float | None
     ceiling_loss: float | None
     verdict: str
+
+    def __post_init__(self) -> None:
+        require_verdict(self.verdict)
 
     @property
     def reason(self) -> str:
@@ -141,6 +146,9 @@ class ArtifactParity:
     fidelity: Fidelity | None = None
     steps: tuple[Step, ...] = ()
 
+    def __post_init__(self) -> None:
+        require_verdict(self.verdict)
+
     @property
     def is_reference(self) -> bool:
         """Whether a reference evaluation stood in for the engine that the file is made for."""
@@ -173,6 +181,9 @@ class ParityReport:
     artifacts: tuple[ArtifactParity, ...]
     speeds: tuple[Speed, ...] = ()
 
+    def __post_init__(self) -> None:
+        require_task(self.task)
+
     def verdicts(self) -> list[str]:
         """Returns every verdict, the float model's first."""
         return [self.float_model.verdict, *(artifact.verdict for artifact in self.artifacts)]
@@ -186,6 +197,7 @@ def verify(
     margin_pt: float | None = None,
     count: int | None = None,
     margin_loss_percent: float | None = None,
+    keep_predictions: bool = False,
 ) -> ParityReport:
     """Compares each artifact of a folder with its float model.
 
@@ -198,6 +210,8 @@ def verify(
         margin_loss_percent: likewise, in percent of the float model's loss; for regression and
             autoencoders.
         count: only the first so many test samples; None for all.
+        keep_predictions: write the float model's predictions into the folder, if Keras had to
+            compute them and none are there: they are what a device without Keras is given.
 
     Raises:
         InputError: a margin of another task.
@@ -208,14 +222,13 @@ def verify(
             folder, and Keras is not installed to compute them.
     """
     manifest = read_manifest(folder)
-    for file, digest in manifest.sha256_by_file().items():
-        check_sha256(folder / file, digest)
+    check_files(folder, manifest)
     check_embedded_facts(folder, manifest)
     margins = _margins(manifest.model, margin_pt, margin_loss_percent)
     samples = resolve_samples(data, manifest.model.dataset, "test")
     require_fit(manifest.model, samples)
     _require_unseen(manifest, samples)
-    reference = _float_outputs(folder, manifest, samples, progress)
+    reference = _float_outputs(folder, manifest, samples, progress, keep=keep_predictions)
     if count is not None and count < len(samples):
         samples, reference = samples.take(np.arange(count)), reference[:count]
     judge = judge_for(manifest.model, samples, reference)
@@ -228,7 +241,7 @@ def verify(
         steps = _measure_steps(manifest, artifact, runs, judge)
         facts = replace(artifact.facts, **margins)
         judged = _judge(artifact, facts, runs[artifact.file, ""], steps, judge)
-        results.append(_hold_to_promise(folder / artifact.file, facts, judged))
+        results.append(_hold_to_promise(folder, manifest, facts, judged))
     return ParityReport(
         model=manifest.model.model,
         task=manifest.model.task,
@@ -255,18 +268,23 @@ def _list_jobs(folder: Path, manifest: Manifest) -> dict[tuple[str, str], Job]:
     jobs = {}
     for artifact in manifest.artifacts:
         engine = stand_in(artifact.facts.engine)
-        path = folder / artifact.file
-        jobs[artifact.file, ""] = Job(path=path, engine=engine)
+        path, listed = folder / artifact.file, manifest.listed(artifact.file)
+        jobs[artifact.file, ""] = Job(path=path, listed=listed, engine=engine)
         for other in _SECOND.get(engine or artifact.facts.engine, ()):
             if other == "micro":
                 # It is for integers, and knows neither all operators nor all of their types.
                 if artifact.facts.integers is not None:
-                    job = Job(path=path, engine=other, count=_MICRO_COUNT, may_be_refused=True)
-                    jobs[artifact.file, other] = job
+                    jobs[artifact.file, other] = Job(
+                        path=path,
+                        listed=listed,
+                        engine=other,
+                        count=_MICRO_COUNT,
+                        may_be_refused=True,
+                    )
             # XNNPACK has no int16 kernels (its README in TensorFlow lists float32 and int8), so
             # LiteRT's own, which are slow, run such a file in either engine.
             elif artifact.facts.input.dtype != "int16":
-                jobs[artifact.file, other] = Job(path=path, engine=other)
+                jobs[artifact.file, other] = Job(path=path, listed=listed, engine=other)
     return jobs
 
 
@@ -335,10 +353,15 @@ def _judge(
     )
 
 
-def _hold_to_promise(path: Path, facts: ArtifactFacts, judged: ArtifactParity) -> ArtifactParity:
+def _hold_to_promise(
+    folder: Path, manifest: Manifest, facts: ArtifactFacts, judged: ArtifactParity
+) -> ArtifactParity:
     """Adds the integer audit, and fails a file that is not as integer as its recipe promises."""
+    path = folder / judged.file
     try:
-        found = audit(engine_for(path).structure(path).operations)
+        engine = engine_for(path)
+        snapshot = Snapshot(path, engine, manifest.listed(judged.file))
+        found = audit(snapshot.structure(engine).operations)
     except EngineUnavailableError:
         return judged
     breach = found.explain_breach(facts.integers) if facts.integers else None
@@ -383,10 +406,15 @@ def _margins(
 
 
 def _float_outputs(
-    folder: Path, manifest: Manifest, samples: Samples, progress: Callable[[str], None]
+    folder: Path,
+    manifest: Manifest,
+    samples: Samples,
+    progress: Callable[[str], None],
+    *,
+    keep: bool,
 ) -> NDArray[np.float32]:
     """Returns the float model's outputs, from the folder if it has them for these samples."""
-    path = folder / FLOAT_PREDICTIONS
+    path = newest(folder / FLOAT_PREDICTIONS)
     key = np.array([manifest.float_model.sha256, samples.sha256()])
     shape = (len(samples), *manifest.model.output_shape)
     stored = _read_predictions(path, key, shape)
@@ -394,18 +422,20 @@ def _float_outputs(
         return stored
     progress(f"run {manifest.float_model.file} in Keras")
     try:
-        model = load(folder / manifest.float_model.file)
+        float_file = folder / manifest.float_model.file
+        listed = manifest.listed(float_file.name)
+        model = open_model(float_file, engine_for(float_file), listed=listed)
     except EngineUnavailableError as error:
         raise EngineUnavailableError(
             f"{path} holds no predictions of the float model on these samples, and Keras is not "
-            "installed to compute them: run `hemline verify` once where hemline[export] is "
-            "installed, and copy the folder"
+            "installed to compute them: run `hemline verify DIR --json DIR/parity.json` once "
+            "where hemline[export] is installed, and copy the folder"
         ) from error
     outputs = model.outputs(samples.images)
     if not np.isfinite(outputs).all():
         raise DataError(f"{manifest.float_model.file} gives NaN or infinity on the test samples")
     # Predictions on other samples, a release's say, are not given up for these.
-    if not path.exists():
+    if keep and not path.exists():
         archive = io.BytesIO()
         np.savez_compressed(archive, key=key, outputs=outputs)
         try:
@@ -418,16 +448,16 @@ def _float_outputs(
 def _read_predictions(
     path: Path, key: NDArray[np.str_], shape: tuple[int, ...]
 ) -> NDArray[np.float32] | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not np.array_equal(archive["key"], key):
-                return None
-            outputs: NDArray[np.float32] = archive["outputs"]
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except NPZ_ERRORS as error:
+    try:
+        arrays = read_arrays(path, ["key", "outputs"])
+    except DataError as error:
         raise DataError(f"{path} is damaged ({error}); delete it, it is made anew") from error
-    if outputs.shape != shape or outputs.dtype != np.float32:
+    if not np.array_equal(arrays["key"], key):
+        return None
+    outputs = arrays["outputs"]
+    if outputs.shape != shape or outputs.dtype != np.float32 or not np.isfinite(outputs).all():
         raise DataError(f"{path} is damaged; delete it, it is made anew")
     return outputs
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -136,3 +139,21 @@ def test_a_ratio_of_runs() -> None:
     assert found.high is not None
     assert found.low < 2 < found.high
     assert found.high - found.low < 0.2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rounds": 0},
+        {"rounds": 7},
+        {"rounds": -4},
+        {"samples_ns": ()},
+        {"samples_ns": (1, -1)},
+        {"median_ns": -1.0},
+        {"p10_ns": -5.0},
+    ],
+)
+def test_impossible_latencies(changes: dict[str, Any]) -> None:
+    found = summarize_latency([5], [1000] * 40, 20)
+    with pytest.raises(ValueError, match=r"samples of|expected 0 or more|below 0"):
+        replace(found, **changes)

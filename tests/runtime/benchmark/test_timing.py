@@ -129,3 +129,12 @@ def test_a_number_of_rounds_is_kept_to(rounds: int) -> None:
     case = Case("a", {"bare": clock.call("a", 1)})
     run(clock, Schedule(rounds=rounds), case)
     assert len(case.latencies()["bare"].samples_ns) == 50 * rounds
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"warmup_calls": 0}, {"calls_per_round": 0}, {"rounds": 0}, {"rounds": 1_000_001}],
+)
+def test_impossible_schedules(counts: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="calls and rounds are 1 to 1,000,000"):
+        Schedule(**counts)

@@ -18,6 +18,8 @@ from hemline.coreml.plan import ComputePlan, OpPlacement
 from hemline.documents import from_json, to_json
 from hemline.engines.coreml import CoreMLEngine
 from hemline.errors import ChecksumError, ManifestError
+from hemline.facts import ModelFacts
+from hemline.listing import Listed
 from hemline.parity.execution import Job, run_jobs
 
 PLAN = ComputePlan(
@@ -43,7 +45,10 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the child run a script instead; it finds `say` there."""
 
     def put(script: str) -> None:
-        monkeypatch.setattr(coreml_device, "WORKER", (sys.executable, "-c", SAY + script))
+        monkeypatch.setattr(
+            "hemline.child.command_of",
+            lambda _, arguments: [sys.executable, "-c", SAY + script, *arguments],
+        )
 
     return put
 
@@ -139,7 +144,7 @@ def test_outputs_come_back(child: Any) -> None:
         "np.save(sys.argv[i + 2], np.ones((len(images), 2), np.float32)); say(outputs=3)\n"
         "say(done=True)"
     )
-    found, answer = run_package(PACKAGE, "CPU_AND_NE", IMAGES)
+    found, answer = run_package(PACKAGE, "CPU_AND_NE", IMAGES, expected_sha256="ab")
     assert answer.failure is None
     assert found is not None
     assert found.tolist() == [[1.0, 1.0]] * 3
@@ -153,11 +158,16 @@ def test_outputs_come_back(child: Any) -> None:
     ],
 )
 def test_a_package_that_cannot_run_takes_only_its_child_along(
-    child: Any, monkeypatch: pytest.MonkeyPatch, script: str, crashed: bool
+    child: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    model_facts: ModelFacts,
+    script: str,
+    crashed: bool,
 ) -> None:
     child(script)
     monkeypatch.setattr("hemline.engines.coreml.sys", SimpleNamespace(platform="darwin"))
-    (run,) = run_jobs([Job(path=PACKAGE, engine=None)], IMAGES)
+    listed = Listed(sha256="ab", size_bytes=1, model=model_facts)
+    (run,) = run_jobs([Job(path=PACKAGE, listed=listed, engine=None)], IMAGES)
     assert (run.engine, run.outputs, run.crashed) == ("coreml", None, crashed)
     assert ("killed by SIGKILL while running it" if crashed else "no way") in run.reason
 
@@ -195,7 +205,7 @@ def test_the_real_worker_away_from_a_mac(exported: Path) -> None:
 def test_the_real_worker_and_a_changed_package(folder: Path) -> None:
     package = folder / "separable.float16.mlpackage"
     (package / "more").write_bytes(b"changed")
-    with pytest.raises(ChecksumError, match=r"separable\.float16\.mlpackage has SHA-256"):
+    with pytest.raises(ChecksumError, match=r"separable\.float16\.mlpackage has 13,\d+ bytes"):
         plan_package(package, "ALL")
 
 
@@ -206,7 +216,8 @@ class Opened:
         self.calls: list[Any] = []
         engine = object.__new__(CoreMLEngine)
         monkeypatch.setattr(CoreMLEngine, "compiled_path", lambda _: "/c")
-        model = SimpleNamespace(engine=engine, outputs=self.outputs)
+        snapshot = SimpleNamespace(sha256="ab")
+        model = SimpleNamespace(engine=engine, outputs=self.outputs, snapshot=snapshot)
 
         def load(file: Path, *, compute_units: str, trust: bool) -> Any:
             # What runs in a child needs no other.
@@ -264,13 +275,17 @@ def test_the_worker_does_what_it_is_asked_only(
     coreml_worker.work(PACKAGE, "ALL", False, None, None, said.append)
     assert opened.calls == [("load", PACKAGE, "ALL")]
     assert said == [{"begin": "load"}]
+    with pytest.raises(ChecksumError, match=r"a\.mlpackage has SHA-256 ab…, its manifest says cd"):
+        coreml_worker.work(PACKAGE, "ALL", False, None, None, said.append, expected_sha256="cd")
 
 
 def test_the_worker_keeps_stdout_for_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys\nfrom hemline.coreml import worker as coreml_worker\n"
-        "def work(*_):\n    print('a library talks', flush=True)\n"
+        "def work(*_, **__):\n    print('a library talks', flush=True)\n"
         "coreml_worker.work = work\nsys.exit(coreml_worker.main(sys.argv[1:]))"
     )
-    monkeypatch.setattr(coreml_device, "WORKER", (sys.executable, "-c", code))
+    monkeypatch.setattr(
+        "hemline.child.command_of", lambda _, arguments: [sys.executable, "-c", code, *arguments]
+    )
     assert ask_child(PACKAGE, "ALL", []).failure is None

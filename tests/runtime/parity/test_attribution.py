@@ -84,3 +84,10 @@ def step(name: str, sqnr: float | None, delta: float = 0.0, count: int = 4) -> S
 )
 def test_the_noisiest_step_is_named(steps: list[Step], sentence: str) -> None:
     assert explain_steps(steps) == sentence
+
+
+def test_a_step_between_the_ends_of_float32() -> None:
+    most = np.finfo(np.float32).max
+    before, after = (np.full((2, 2), value, np.float32) for value in (most, -most))
+    step = measure_step("int8", ("a", before), ("b", after), LABELS[:2])
+    assert step.max_probability_change == 2 * float(most)

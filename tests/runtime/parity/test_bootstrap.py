@@ -199,3 +199,11 @@ def test_coverage(n: int, outputs: int) -> None:
     # 95 % to within 2 points, and twice the standard error of this count, 0.7 points.
     for covered in (below, above):
         assert 0.916 <= covered / trials <= 0.984
+
+
+def test_a_growth_next_to_the_margin_is_settled_by_no_number() -> None:
+    reference, losses = normal_losses(500)
+    growth = compare_losses(reference, losses, margin_percent=5.0).growth_percent
+    assert growth is not None
+    found = compare_losses(reference, losses, margin_percent=growth * (1 + 1e-15))
+    assert (found.verdict, found.n_to_settle) == ("INCONCLUSIVE", None)

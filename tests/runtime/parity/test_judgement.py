@@ -131,3 +131,13 @@ def test_reasons() -> None:
     assert explain_growth(few) == (
         "the loss may grow by more or less than +1 %; 50 samples like these would settle it"
     )
+
+
+@pytest.mark.parametrize("value", [3.4e38, -3.4e38, -1.0, 0.5])
+def test_a_classifier_is_compared_with_probabilities_alone(
+    model_facts: ModelFacts, value: float
+) -> None:
+    samples = make_samples(np.zeros((2, 2, 2, 1), np.uint8), labels=np.array([0, 1]))
+    reference = np.array([[0.5, 0.25, 0.25], [value] * 3], np.float32)
+    with pytest.raises(DataError, match="are no probabilities: those of sample 1 sum to "):
+        judge_for(model_facts, samples, reference)

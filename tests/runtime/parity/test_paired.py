@@ -269,3 +269,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(share_b: float, share
     covered = np.mean([low <= share_c - share_b <= high for low, high in ends])
     # Three standard errors of a share of 0.95 over so many draws, and the counts' own steps.
     assert 0.95 - 0.02 < covered < 0.95 + 0.025
+
+
+@pytest.mark.parametrize("margin_pt", [1e-14, 1e-160, 1e-300, 5e-324])
+def test_a_margin_of_next_to_nothing_is_settled_by_no_number(margin_pt: float) -> None:
+    for b in (0, 1):
+        found = compare_paired(n=40, b=b, c=b, margin_pt=margin_pt)
+        assert (found.verdict, found.n_to_settle) == ("INCONCLUSIVE", None)

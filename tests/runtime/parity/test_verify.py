@@ -43,7 +43,7 @@ def whole(exported: Path, garments: Path, tmp_path_factory: pytest.TempPathFacto
     """A copy of the exported folder with a parity.json on all 6,000 test samples."""
     copy = tmp_path_factory.mktemp("whole") / "exported"
     shutil.copytree(exported, copy)
-    report = verify(copy, str(garments / "test.npz"))
+    report = verify(copy, str(garments / "test.npz"), keep_predictions=True)
     (copy / "parity.json").write_bytes(encode(SCHEMA, report))
     return copy
 
@@ -184,6 +184,9 @@ def test_the_float_predictions_are_kept_and_used_again(
     told: list[str] = []
     first = verify(fresh, str(few), told.append)
     assert told[0] == "run separable.float.keras in Keras"
+    # Nobody asked to keep them.
+    assert not (fresh / "float_predictions.npz").exists()
+    assert verify(fresh, str(few), keep_predictions=True) == first
     assert (fresh / "float_predictions.npz").is_file()
     forbid_keras(monkeypatch)
     told.clear()
@@ -229,13 +232,11 @@ def test_other_samples_need_keras(
     other = save(tmp_path / "other.npz", images[:50], labels[:50])
     kept = (ready / "float_predictions.npz").read_bytes()
 
-    def no_keras(path: Path, threads: int = 1) -> hemline.Model:
-        if path.suffix == ".keras":
-            raise EngineUnavailableError("no Keras")
-        return hemline.load(path, threads=threads)
+    def no_keras(*_: Any, **__: Any) -> hemline.Model:
+        raise EngineUnavailableError("no Keras")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hemline.parity.verify.load", no_keras)
+        patched.setattr("hemline.parity.verify.open_model", no_keras)
         with pytest.raises(
             EngineUnavailableError,
             match=r"float_predictions\.npz holds no predictions of the float model on these "
@@ -290,6 +291,8 @@ def test_float_predictions_of_the_wrong_kind(ready: Path, few: Path) -> None:
         {"key": key},
         {"key": key, "outputs": probabilities[:-1]},
         {"key": key, "outputs": probabilities.astype(np.float64)},
+        {"key": key, "outputs": probabilities * np.float32("nan")},
+        {"key": key, "outputs": probabilities + np.float32("inf")},
     ):
         np.savez(path, **arrays)
         with pytest.raises(DataError, match="is damaged"):
@@ -308,7 +311,7 @@ def test_predictions_that_cannot_be_kept_are_no_failure(
     monkeypatch.setattr("hemline.parity.verify.FLOAT_PREDICTIONS", "../file/float_predictions.npz")
     monkeypatch.setattr("hemline.parity.verify._read_predictions", lambda *_: None)
     told: list[str] = []
-    assert verify(folder, str(few), told.append).data.count == 200
+    assert verify(folder, str(few), told.append, keep_predictions=True).data.count == 200
     assert any(text.startswith("the float predictions are not kept: cannot") for text in told)
 
 
