@@ -70,7 +70,7 @@ test: $(INSTALLED) lint ## lint, types and all tests
 
 test-seeds: $(SEEDS:%=test-seed-%) ## the tests of small trained models, on models of five other seeds
 
-fuzz: $(INSTALLED) ## load 500 damaged files per engine
+fuzz: $(INSTALLED) ## load 500 damaged files per engine, read 500 damaged records, pictures and archives
 	$(BIN)/pytest tests/stress/test_fuzz.py --mutations 500
 
 crashtest: $(INSTALLED) ## kill export and train at 20 moments each

@@ -1,11 +1,11 @@
-"""Hundreds of damaged model files: none crashes, hangs or fills the process that loads them."""
+"""Hundreds of damaged files: none crashes, hangs or fills the process that loads or reads them."""
 
 import importlib.util
 import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,24 @@ FILES = {
     "onnxruntime": "cnn.int8.onnx",
     "coreml-reference": "cnn.float16.mlpackage",
 }
+# What is read in the process itself, by what is damaged: its script, and the words for that.
+READ = {
+    "records": ("fuzz_records.py", RELEASED),
+    "pictures": ("fuzz_pictures.py",),
+    "archives": ("fuzz_archives.py", "npz", RELEASED),
+    "Keras files": ("fuzz_archives.py", "keras", RELEASED.with_name("gru")),
+}
 # Beside what the engines keep of the files that open, for the damage itself, which this process
 # does as well.
 MOST_GROWTH_BYTES = 512 << 20
+# A record as large as one may be, of empty lists, takes 0.7 GB.
+MOST_READ_GROWTH_BYTES = 1 << 30
 
 
-def fuzz(engine: str, count: int) -> tuple[list[dict[str, Any]], int]:
-    """Runs the script; returns its results, and by how many bytes its process grew."""
+def fuzz(script: Path, words: Sequence[str | Path], count: int) -> tuple[list[dict[str, Any]], int]:
+    """Runs a script; returns its results, and by how many bytes its process grew."""
     done = subprocess.run(
-        [sys.executable, FUZZ, engine, RELEASED / FILES[engine], f"--mutations={count}"],
+        [sys.executable, script, *words, f"--mutations={count}"],
         capture_output=True,
         text=True,
         check=False,
@@ -48,7 +57,7 @@ def test_damaged_files(
     if engine == "micro" and not importlib.util.find_spec("tflite_micro"):
         pytest.skip("tflite-micro is not installed: it is for Linux on x86-64 only")
     count = pytestconfig.getoption("mutations")
-    results, growth = fuzz(engine, count)
+    results, growth = fuzz(FUZZ, [engine, RELEASED / FILES[engine]], count)
     alone = Counter(result["alone"] for result in results)
     listed = Counter(result["listed"] for result in results)
     print_at_end(
@@ -68,3 +77,24 @@ def test_damaged_files(
     # Damage that no engine minds is no test.
     assert alone["refused"] > count / 2
     assert growth < MOST_GROWTH_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", READ)
+def test_damaged_input(
+    kind: str, pytestconfig: pytest.Config, print_at_end: Callable[[str], None]
+) -> None:
+    count = pytestconfig.getoption("mutations")
+    script, *words = READ[kind]
+    results, growth = fuzz(FUZZ.with_name(str(script)), words, count)
+    outcomes = Counter(result["outcome"] for result in results)
+    print_at_end(
+        f"{kind}: of {count} damaged {outcomes['refused']} refused, {outcomes['read']} read; "
+        f"memory {growth / 2**20:+.0f} MiB"
+    )
+    faults = [result for result in results if result["outcome"] not in ("refused", "read")]
+    assert not faults, json.dumps(faults[:3], indent=1)
+    assert outcomes.total() == count
+    # Damage that nobody minds is no test.
+    assert outcomes["refused"] > count / 3
+    assert growth < MOST_READ_GROWTH_BYTES
