@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hemline import golden
 from hemline.benchmark import report as bench_report
-from hemline.commit import commit, writing
+from hemline.commit import commit, newest, writing
 from hemline.console import run_safely
 from hemline.errors import ManifestError
 from hemline.facts import Task
@@ -58,7 +58,7 @@ def release(build: Path, released: Path) -> list[Path]:
         target = released / folder.name
         with writing(target) as stage:
             for name in names:
-                source = folder / name
+                source = newest(folder / name)
                 if source.is_dir():
                     shutil.copytree(source, stage / name)
                 else:
@@ -73,7 +73,7 @@ def _require_releasable(folder: Path) -> None:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     for name in _DOCUMENTS:
-        if not (folder / name).is_file():
+        if not newest(folder / name).is_file():
             raise ManifestError(f"{folder} has no {name}; run `make all` first")
     golden.read_golden(folder, manifest)
     result = read_parity(folder, manifest)

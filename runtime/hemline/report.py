@@ -8,6 +8,7 @@ from hemline.benchmark import report as bench_report
 from hemline.benchmark.latency import Latency
 from hemline.benchmark.report import FileBench
 from hemline.benchmark.speed import Speed
+from hemline.commit import newest
 from hemline.documents import read_document
 from hemline.errors import ManifestError
 from hemline.facts import Task
@@ -86,7 +87,7 @@ def report(folder: Path) -> list[Row]:
     """
     manifest = read_manifest(folder)
     parity_report = read_parity(folder, manifest)
-    timed = bench_report.read_bench(folder / bench_report.FILE_NAME)
+    timed = bench_report.read_bench(newest(folder / bench_report.FILE_NAME))
     # Of several rows of a file, the first is of the first number of threads, and of a Core ML
     # package also of the compute units that `load` takes, if it ran on those.
     rows: dict[tuple[str, str], FileBench] = {}
@@ -175,7 +176,7 @@ def read_parity(folder: Path, manifest: Manifest) -> ParityReport:
     Raises:
         ManifestError: it is missing, not valid, or of other files.
     """
-    path = folder / parity.FILE_NAME
+    path = newest(folder / parity.FILE_NAME)
     result = read_document(path, parity.SCHEMA, ParityReport)
     reference = result.float_model
     judged = [(artifact.file, artifact.sha256) for artifact in result.artifacts]

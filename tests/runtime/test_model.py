@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import hemline
+from hemline.cli import main
 from hemline.commit import commit, writing
 from hemline.errors import (
     ChecksumError,
@@ -412,7 +413,9 @@ def test_core_ml_needs_a_mac(exported: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads(exported: Path, threads: int) -> None:
-    with pytest.raises(InputError, match=f"threads must be at least 1, got {threads}"):
+    with pytest.raises(
+        InputError, match=f"threads must be at least 1 and at most 1,024, got {threads}"
+    ):
         hemline.load(exported / FILES[0], threads=threads)
 
 
@@ -506,6 +509,7 @@ def test_a_first_export_that_was_killed_after_its_commit(cut_short: Path, few: P
         assert inspect(cut_short / file).manifest == "matches"
     assert set(selftest(cut_short).verdicts()) == {"PASS"}
     assert verify(cut_short, str(few)).data.count == 200
+    assert main(["bench", str(cut_short), "--rounds", "1"]) == 0
     assert [path.name for path in cut_short.iterdir()] == [".hemline-commit"]
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from hemline.benchmark.first_answer import first_answer
 from hemline.benchmark.latency import Latency, compare_rounds, compare_runs
@@ -22,11 +23,11 @@ from hemline.coreml import device as coreml_device
 from hemline.documents import from_json
 from hemline.engines import coreml, engine_names
 from hemline.errors import EngineUnavailableError, InputError, ModelFileError
-from hemline.files import sha256, size_bytes
 from hemline.host import describe_machine, load_average
 from hemline.listing import FILE_NAME as MANIFEST
 from hemline.manifest import read_manifest
 from hemline.model import Model, load
+from hemline.snapshot import Snapshot
 
 # What Core ML packages are timed on: what `hemline.load` takes comes first.
 COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
@@ -42,6 +43,11 @@ class _Opened:
     threads: int | None
     batch: int
     case: Case
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What was read of the file."""
+        return cast(Snapshot, self.model.snapshot)
 
 
 def bench(
@@ -195,8 +201,8 @@ def _summarize(one: _Opened, measured: Mapping[str, Latency]) -> FileBench:
     return FileBench(
         file=one.model.path.name,
         engine=_engine(one),
-        sha256=sha256(one.model.path),
-        size_bytes=size_bytes(one.model.path),
+        sha256=one.snapshot.sha256,
+        size_bytes=one.snapshot.size_bytes,
         recipe=artifact.recipe if artifact else None,
         parent_sha256=artifact.parent_sha256 if artifact else None,
         threads=one.threads,
@@ -217,7 +223,7 @@ def _peers(one: _Opened, measured: Mapping[str, Latency]) -> list[PeerBench]:
         PeerBench(
             name=name,
             file=one.model.path.name,
-            sha256=sha256(one.model.path),
+            sha256=one.snapshot.sha256,
             engine=_engine(one),
             threads=one.threads,
             batch=one.batch,

@@ -23,7 +23,7 @@ from hemline.errors import (
     ModelFileError,
 )
 from hemline.facts import TensorSpec
-from hemline.files import sha256
+from hemline.files import sha256, size_bytes
 from hemline.model import load
 
 SHORT = Schedule(warmup_calls=1, calls_per_round=3, rounds=2)
@@ -55,6 +55,7 @@ class FakeModel:
         number, recipe, parent = FAKES[path.stem]
         self.path, self.clock, self.threads = path, clock, threads
         self.takes_ns = 100 * number // threads
+        self.snapshot = SimpleNamespace(sha256=sha256(path), size_bytes=size_bytes(path))
         spec = TensorSpec(name="image", shape=(None, 2), dtype="int8")
         self.engine = SimpleNamespace(
             name="fake", version=lambda: "1", inputs=(spec,), run=self.run_bare
