@@ -191,6 +191,11 @@ def require_writable(path: Path) -> os.stat_result | None:
     try:
         found = path.stat()
     except FileNotFoundError:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK):
+            raise OutputError(
+                f"cannot write in {folder}: it is write-protected; choose a writable folder"
+            ) from None
         return None
     except (OSError, ValueError) as error:
         raise describe_failure(path, error) from error

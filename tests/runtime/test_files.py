@@ -12,7 +12,14 @@ import pytest
 
 from hemline import files
 from hemline.errors import DataError, ManifestError, ModelFileError, OutputError
-from hemline.files import read_regular, sha256, size_bytes, staging, write_bytes
+from hemline.files import (
+    read_regular,
+    require_writable,
+    sha256,
+    size_bytes,
+    staging,
+    write_bytes,
+)
 from hemline.limits import MODEL_BYTES, PACKAGE_FILES
 
 
@@ -70,6 +77,19 @@ def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
         path.chmod(mode)
         write_bytes(path, b"new")
         assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_what_is_write_protected_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for another user: root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (tmp_path / "a.json").touch()
+    with pytest.raises(OutputError, match=r"a\.json: it is write-protected; name another file"):
+        require_writable(tmp_path / "a.json")
+    for name in ("new.json", "new/folder/new.json"):
+        with pytest.raises(OutputError, match=f"cannot write in {tmp_path}: it is write-protected"):
+            require_writable(tmp_path / name)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
