@@ -45,13 +45,15 @@ def run_safely(work: Callable[[], int], *, program: str = "hemline", verbose: bo
     """
 
     def fail(message: str, status: int = 2) -> int:
-        # Closed or full, stderr takes no complaint, and there is nobody else to tell.
-        with suppress(OSError, ValueError):
+        try:
             if verbose:
                 for line in traceback.format_exc().splitlines():
                     show(line, file=sys.stderr)
             show(f"{program}: {message}", file=sys.stderr)
             sys.stderr.flush()
+        except (OSError, ValueError):
+            # Closed or full, stderr takes no complaint, and there is nobody else to tell.
+            _drop(sys.stderr)
         return status
 
     try:
@@ -70,11 +72,11 @@ def run_safely(work: Callable[[], int], *, program: str = "hemline", verbose: bo
             print(file=sys.stderr)
         return fail("interrupted", 128 + _SIGINT)
     except OSError as error:
-        _drop_stdout()
+        _drop(sys.stdout)
         named = [str(part) for part in (error.filename, error.strerror) if part is not None]
         return fail(": ".join(named) or str(error))
     except Exception as error:
-        _drop_stdout()
+        _drop(sys.stdout)
         reason = (str(error).strip() or "no reason given").splitlines()[0][:300]
         return fail(
             f"unforeseen: {type(error).__name__}: {reason}; a fault of Hemline's: report it as "
@@ -96,14 +98,14 @@ class _Patient:
         try:
             return self._stream.write(text)
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
 
 
 def _require_streams() -> None:
@@ -128,10 +130,10 @@ def _require_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _drop_stdout() -> None:
-    """Sends what is still to be written to stdout nowhere, as Python complains of it at exit."""
+def _drop(stream: TextIO) -> None:
+    """Sends what is still to be written to a stream nowhere: Python ends in 120 over it at exit."""
     with suppress(OSError, ValueError, AttributeError):
-        descriptor = sys.stdout.fileno()
+        descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
