@@ -140,7 +140,10 @@ def test_arguments_and_variables_for_the_child(
 
 
 PARENT = """
-import os, sys, threading
+import signal, sys
+# A shell has its background jobs pass over interrupts, and nohup over hangups.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, sys.argv[1])
 from hemline import child
 child.ask("asked_child", [sys.argv[2]], 600, {})
@@ -194,18 +197,18 @@ def test_a_child_does_not_outlive_its_parent(
     (tmp_path / "asked_child.py").write_text(CHILD)
     pids = tmp_path / "pids"
     pids.mkdir()
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         # As on a system that cannot be asked to kill.
         [sys.executable, "-c", ELSEWHERE * by_thread + PARENT, str(tmp_path), f"{pids}/"],
         start_new_session=True,
         stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert wait_for(lambda: list(pids.iterdir()) != [])
-        (pid,) = (int(path.name) for path in pids.iterdir())
-        assert is_alive(pid)
-        parent.send_signal(number)
-        parent.wait(30)
-        assert wait_for(lambda: not is_alive(pid))
-    finally:
-        parent.kill()
+    ) as parent:
+        try:
+            assert wait_for(lambda: list(pids.iterdir()) != [])
+            (pid,) = (int(path.name) for path in pids.iterdir())
+            assert is_alive(pid)
+            parent.send_signal(number)
+            parent.wait(60)
+            assert wait_for(lambda: not is_alive(pid))
+        finally:
+            parent.kill()
