@@ -40,7 +40,7 @@ _DTYPES = {
 
 # x86 processors without VNNI add two products of 8 bits in 16, which large weights overflow: seen
 # to change the class of every third sample. This asks for 32 bits on those, and nothing elsewhere:
-# onnxruntime_session_options_config_keys.h. Convolutions take twice the time by it.
+# onnxruntime_session_options_config_keys.h. It takes longer there.
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
 
 
